@@ -1,0 +1,111 @@
+"""What every experiment shares: all keys, with the paper's values. Experiments start from one of these and change what differs."""
+
+from ml_collections import ConfigDict
+from ml_collections.config_dict import placeholder
+
+
+def base(task: str) -> ConfigDict:
+    """A complete config of SNP-S3-PVT for `task`: "pretrain", "retrieval", "qa" or "choice"."""
+    config = ConfigDict()
+    config.task = task
+    config.seed = 0
+    config.batch_size = 128  # pairs a step, over all devices
+
+    config.dataset = ConfigDict()
+    config.dataset.path = placeholder(str)  # output of tools/prepare.py
+    config.dataset.train_split = "train"
+    config.dataset.max_broken_share = 0.05  # stop when more than this share of the videos cannot be decoded
+
+    config.clip = ConfigDict()
+    config.clip.num_clips = 1  # N clips a video
+    config.clip.frames_per_clip = 1  # F
+    config.clip.image_size = (224, 224)  # height, width
+    config.clip.decode_budget_s = 30.0  # a video that takes longer counts as broken
+
+    config.reading = ConfigDict()
+    config.reading.num_workers = 2  # processes that decode; 0 = threads of this one
+    config.reading.num_threads = 2  # threads in each
+
+    config.text = ConfigDict()
+    config.text.tokenizer = placeholder(str)  # vocab.txt (WordPiece) or spm.model (SentencePiece)
+    config.text.max_len = 30  # tokens, [CLS] and [SEP] included
+    config.text.words = placeholder(str)  # words.json of tools/mine_significant_words.py (pre-training)
+    config.text.top_k = 3000  # significant words
+
+    config.model = ConfigDict()
+    config.model.dtype = (
+        "float32"  # of activations: "float32" or "bfloat16"; parameters and losses stay float32
+    )
+    config.model.num_answers = 1500 if task == "qa" else 0
+    config.model.head_dropout = 0.1
+    config.model.bert = ConfigDict()  # the vocabulary size is the tokeniser's
+    config.model.bert.width = 768
+    config.model.bert.layers = 12
+    config.model.bert.heads = 12
+    config.model.bert.mlp_width = 3072
+    config.model.bert.max_positions = 512
+    config.model.bert.dropout = 0.1
+    config.model.bert.attention_dropout = 0.1
+    config.model.bert.remat = False  # recompute layers in the backward pass
+    config.model.visual = ConfigDict()
+    config.model.visual.embed_dims = (64, 128, 320, 512)  # PVTv2-B2
+    config.model.visual.depths = (3, 4, 6, 3)
+    config.model.visual.heads = (1, 2, 5, 8)
+    config.model.visual.mlp_ratios = (8, 8, 4, 4)
+    config.model.visual.sr_ratios = (8, 4, 2, 1)
+
+    config.objective = ConfigDict()
+    if task in ("pretrain", "retrieval"):
+        config.objective.matching = ConfigDict()
+        config.objective.matching.anchor = "middle"  # positive clips of stage 1 and LVWM: "middle" or "bag"
+        config.objective.matching.temperature = 1.0  # of stage-1 similarities
+        config.objective.matching.negatives = (
+            0  # stage-2 negatives a text and a video; 0 = all pairs of the batch
+        )
+        config.objective.matching.draw_temperature = 0.1  # softness of their choice, in cosine similarity
+        config.objective.matching.chunk = 512  # pairs a cross-branch pass
+        config.objective.weights = ConfigDict()  # 0 = the term is not computed
+        config.objective.weights.gvtm_stage1 = 1.0
+        config.objective.weights.gvtm_stage2 = 1.0
+    if task == "pretrain":
+        config.objective.weights.mlm_text = 1.0
+        config.objective.weights.mlm_cross = 1.0
+        config.objective.weights.lvwm = 1.0
+        config.objective.masking = ConfigDict()
+        config.objective.masking.kind = "mssm"  # "mssm" (significant words) or "mlm" (any token)
+        config.objective.masking.ratio = 0.15
+        config.objective.masking.attentive = 0.5  # probability of attentive masking in the cross branch
+        config.objective.lvwm = "after"  # word features: "after" the encoder, "before" it, or "both"
+        config.objective.words_per_caption = 3  # K
+        config.objective.matching_caption = "masked"  # what stage 2 reads: "masked" or "raw"
+
+    config.optim = ConfigDict()
+    config.optim.learning_rate = 5e-5
+    config.optim.weight_decay = 1e-3
+    config.optim.beta1 = 0.9
+    config.optim.beta2 = 0.98
+    config.optim.clip_norm = 5.0
+    config.optim.warmup_steps = 2000
+    config.optim.warmup_factor = 0.1
+    config.optim.milestones = (110_000,)
+    config.optim.milestone_factor = 0.1
+
+    config.train = ConfigDict()
+    config.train.steps = 130_000
+    config.train.log_every = 50
+    config.train.checkpoint_every = 1000
+    config.train.keep_checkpoints = 2
+    config.train.init_from = ""  # working directory (or checkpoint) of another run to start from
+
+    config.mesh = ConfigDict()
+    config.mesh.data = -1  # -1 = all devices that are left
+    config.mesh.fsdp = 1
+
+    config.evaluation = ConfigDict()
+    config.evaluation.split = "test"
+    config.evaluation.batch_size = 32  # videos, or captions, a pass
+    config.evaluation.rerank = 0  # stage 2 scores this many candidates of stage 1 a query; 0 = all pairs
+    config.evaluation.chunk = 512  # pairs a cross-branch pass
+    config.evaluation.captions = "all"  # retrieval queries: "all" captions, or the "first" of each video
+    config.evaluation.duplicates = "strict"  # also correct: "strict" none, "fits" videos the data says fit, "any" same caption
+    return config

@@ -1,0 +1,47 @@
+"""The tiny model of the quickstart, for the embedded corpus on two CPU cores. Paths are those of `make quickstart`."""
+
+from ml_collections import ConfigDict
+
+from configs import common
+
+ROOT = "runs/quickstart"
+
+
+def tiny(task: str) -> ConfigDict:
+    """Sizes and data of every toy experiment."""
+    config = common.base(task)
+    config.batch_size = 32
+    config.dataset.path = f"{ROOT}/tfds"
+    config.text.tokenizer = f"{ROOT}/tokenizer.model"
+    config.text.words = f"{ROOT}/words.json"
+    config.text.max_len = 26
+
+    config.clip.num_clips = 8
+    config.clip.image_size = (64, 64)
+    config.reading.num_workers = 1
+
+    config.model.head_dropout = 0.0
+    config.model.bert.width = 128
+    config.model.bert.layers = 4
+    config.model.bert.heads = 4
+    config.model.bert.mlp_width = 256
+    config.model.bert.max_positions = 32
+    config.model.bert.dropout = 0.0
+    config.model.bert.attention_dropout = 0.0
+    config.model.visual.embed_dims = (32, 48, 96, 128)
+    config.model.visual.depths = (1, 1, 1, 1)
+    config.model.visual.heads = (1, 2, 3, 4)
+    config.model.visual.mlp_ratios = (4, 4, 2, 2)
+
+    config.optim.learning_rate = 1e-3
+    config.optim.weight_decay = 0.01
+    config.optim.clip_norm = 1.0
+    config.optim.warmup_steps = 100
+
+    config.train.checkpoint_every = 500
+    config.evaluation.batch_size = 50
+    config.evaluation.rerank = 50
+    config.evaluation.chunk = 1000
+    config.evaluation.captions = "first"
+    config.evaluation.duplicates = "fits"
+    return config

@@ -1,0 +1,19 @@
+"""Quickstart fine-tuning: qa on the embedded corpus, from the pre-trained model.
+
+    python -m snp_jax.train --config configs/toy/qa.py --workdir runs/quickstart/qa
+"""
+
+from configs.toy.common import ROOT, tiny
+
+
+def get_config(arg=None):
+    config = tiny("qa")
+    config.train.init_from = f"{ROOT}/pretrain"
+    config.train.steps = 200
+    config.optim.learning_rate = 5e-4
+    config.optim.warmup_steps = 20
+    config.optim.milestones = (120, 170)
+    config.optim.milestone_factor = 0.3
+    if arg == "quick":
+        config.train.steps = 10
+    return config

@@ -1,0 +1,228 @@
+"""Runs a chain of examples: reads ahead, puts batches together, knows its place, fails loudly.
+
+Grain's own iterators do the work; this one owns them. It adds what they lack: a saved position that is valid
+for any number of workers and hosts, an error instead of a hang when a worker dies or stalls, and workers that
+never outlive the run. What an example is, `pipeline` decides.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import multiprocessing
+import os
+import queue
+import signal
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import grain
+import jax
+import numpy as np
+from absl import flags
+
+from snp_jax.errors import UserError
+
+_READY_BATCHES = 2  # batches put together ahead of the step that uses them
+_CLOSING_S = 5.0  # patience with a thread or a worker that has been told to stop
+_WORKER_NAME = "grain-process-prefetch"  # how Grain calls its processes
+_SHARED_MEMORY_FROM = 16 * 1024  # bytes; smaller arrays are pickled, a shared block each would cost more
+_POSITION = "next_position"
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """How examples are read; changes the speed, never the stream.
+
+    Attributes:
+        num_workers: worker processes; 0 = threads of this process (enough for large frames, whose decoding
+            releases the GIL; small ones gain from workers).
+        num_threads: reading threads, per process.
+        buffer: examples decoded ahead, per process; costs buffer x the bytes of one clip.
+        stall_s: seconds without a batch after which the run ends with an error.
+    """
+
+    num_workers: int = 0
+    num_threads: int = 2
+    buffer: int = 32
+    stall_s: float = 600.0
+
+
+class BatchStream(grain.DatasetIterator):
+    """Batches of the positions start, start + stride, start + 2 stride, ... of a Grain `MapDataset`.
+
+    Starts reading at the first `next`, so that a position restored right after construction costs nothing.
+    """
+
+    def __init__(
+        self,
+        examples: grain.MapDataset,
+        batch_size: int,
+        reading: Reading,
+        *,
+        start: int,
+        stride: int,
+        identity: Mapping[str, int],
+    ):
+        """`identity` says what the stream was made from; a state with another identity is refused."""
+        super().__init__()
+        self._examples = examples
+        self._batch_size = batch_size
+        self._reading = reading
+        self._start = start
+        self._stride = stride
+        self._identity = dict(identity)
+        self._position = 0  # of the whole stream: where the next global batch begins
+        self._ahead: _ReadAhead | None = None
+        self._finished = False
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        """The next batch.
+
+        Raises:
+            StopIteration: a finite stream has ended.
+            RuntimeError: reading failed, a worker died or nothing came for `stall_s`; the position is kept.
+        """
+        if self._closed:
+            raise ValueError("the stream of batches is closed")
+        if self._finished:
+            raise StopIteration
+        if self._ahead is None:
+            self._ahead = _ReadAhead(self._batches(), self._reading)
+        try:
+            batch = self._ahead.get()
+        except BaseException as end:
+            self._finished = isinstance(end, StopIteration)
+            self._stop()
+            raise
+        self._position += self._batch_size * self._stride
+        return batch
+
+    def get_state(self) -> dict[str, int]:
+        """Place in the stream: JSON, the same on every host."""
+        return {_POSITION: self._position, **self._identity}
+
+    def set_state(self, state: Mapping[str, int]) -> None:
+        """Goes to a saved place.
+
+        Raises:
+            UserError: the place belongs to another stream (other seed or other data).
+        """
+        for name, mine in self._identity.items():
+            if state.get(name) != mine:
+                raise UserError(
+                    f"the checkpoint's place in the data was saved with {name} = {state.get(name)}, "
+                    f"now it is {mine}; "
+                    "go on with the same data and seed, or start in a new --workdir"
+                )
+        self._stop()
+        self._finished = False
+        self._position = state[_POSITION]
+
+    def close(self) -> None:
+        """Ends all threads and workers. The stream cannot be used afterwards."""
+        self._stop()
+        self._closed = True
+
+    def _stop(self) -> None:
+        if self._ahead is not None:
+            self._ahead.close()
+            self._ahead = None
+
+    def _batches(self) -> grain.DatasetIterator:
+        """Grain's iterator from the present position on."""
+        if not flags.FLAGS.is_parsed():
+            flags.FLAGS.mark_as_parsed()  # Grain reads absl flags when it starts workers
+        reading = self._reading
+        examples = self._examples[self._position + self._start :: self._stride].to_iter_dataset(
+            grain.ReadOptions(num_threads=reading.num_threads, prefetch_buffer_size=reading.buffer)
+        )
+        if reading.num_workers:
+            processes = grain.MultiprocessingOptions(
+                reading.num_workers, per_worker_buffer_size=reading.buffer
+            )
+            options = grain.experimental.DatasetOptions(min_shm_size=_SHARED_MEMORY_FROM)
+            examples = grain.experimental.WithOptionsIterDataset(examples, options)
+            examples = examples.mp_prefetch(processes, worker_init_fn=_start_worker)
+        return iter(examples.batch(self._batch_size, drop_remainder=True, batch_fn=_stack))
+
+
+class _ReadAhead:
+    """Draws batches in a thread: they are ready in time, and a stalled worker cannot block the caller."""
+
+    def __init__(self, batches: grain.DatasetIterator, reading: Reading):
+        self._batches = batches
+        self._reading = reading
+        self._ready: queue.Queue[dict[str, np.ndarray] | BaseException] = queue.Queue(_READY_BATCHES)
+        self._stopping = threading.Event()
+        self._stalled = False
+        self._others = {process.pid for process in multiprocessing.active_children()}
+        self._thread = threading.Thread(target=self._run, name="batches", daemon=True)
+        self._thread.start()
+
+    def get(self) -> dict[str, np.ndarray]:
+        try:
+            item = self._ready.get(timeout=self._reading.stall_s)
+        except queue.Empty:
+            self._stalled = True
+            raise RuntimeError(
+                f"no batch came for {self._reading.stall_s:g} s: a data worker hangs or has ended silently; "
+                "run the same command again to go on from the last checkpoint"
+            ) from None
+        if isinstance(item, StopIteration):
+            raise item
+        if isinstance(item, BaseException):
+            raise RuntimeError(
+                f"reading the data failed ({self._reading.num_workers} worker processes): "
+                f"{type(item).__name__}: {item}"
+            ) from item
+        return item
+
+    def close(self) -> None:
+        """Lets the thread finish its batch before the workers end; kills workers that are stuck."""
+        self._stopping.set()
+        self._thread.join(timeout=0 if self._stalled else _CLOSING_S)
+        if self._thread.is_alive():
+            for process in multiprocessing.active_children():
+                if process.name.startswith(_WORKER_NAME) and process.pid not in self._others:
+                    process.kill()
+        # In a thread of its own: Grain waits without limit for a worker that ended with status 0.
+        closing = threading.Thread(target=self._batches.close, name="closing", daemon=True)
+        closing.start()
+        closing.join(timeout=_CLOSING_S)
+
+    def _run(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                item: dict[str, np.ndarray] | BaseException = next(self._batches)
+            except BaseException as error:  # handed to the caller, whatever it is
+                item = error
+            self._put(item)
+            if isinstance(item, BaseException):
+                return
+
+    def _put(self, item: dict[str, np.ndarray] | BaseException) -> None:
+        while not self._stopping.is_set():
+            try:
+                return self._ready.put(item, timeout=0.1)
+            except queue.Full:
+                continue
+
+
+def _stack(rows: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
+    return {name: np.stack([np.asarray(row[name]) for row in rows]) for name in rows[0]}
+
+
+def _start_worker(index: int, count: int) -> None:
+    """Runs first in a worker: leaves Ctrl-C to the main process, touches no device, ends with its parent."""
+    del index, count
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    jax.config.update("jax_platforms", "cpu")  # too late for the environment variable: Grain has imported JAX
+    threading.Thread(target=_end_with_parent, name="parent-watch", daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)

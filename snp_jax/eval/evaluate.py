@@ -1,0 +1,81 @@
+"""Evaluates a trained run on its test split: decode, encode, score, count. What `tools/eval.py` and the quickstart call."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from snp_jax.data import pipeline
+from snp_jax.data.records import Annotation
+from snp_jax.eval import protocols
+from snp_jax.eval.protocols import RetrievalOutcome
+from snp_jax.eval.scoring import EncodedVideos, Scorer
+from snp_jax.train import build, inputs
+from snp_jax.train.restore import TrainedRun
+
+RESULT_KEYS = {"pretrain": "retrieval", "retrieval": "retrieval", "qa": "qa", "choice": "mc"}
+"""Key of a task's numbers in results.json. A pre-trained model is evaluated by (zero-shot) retrieval."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """A run's results on a split, and for retrieval what the report draws from.
+
+    Attributes:
+        results: JSON-able, `{"retrieval" | "qa" | "mc": {...}, "split", "checkpoint_step", "broken"}`.
+        annotations, videos: the split.
+        retrieval: of a retrieval evaluation, else None.
+    """
+
+    results: dict[str, Any]
+    annotations: list[Annotation]
+    videos: EncodedVideos
+    retrieval: RetrievalOutcome | None
+
+
+def evaluate(run: TrainedRun, config) -> Evaluation:
+    """Evaluates `run` by the protocol of `config` (its `dataset`, `evaluation` and `reading`; the model is the run's own).
+
+    Raises:
+        UserError: the split is missing or lacks what the task needs, or too many of its videos are broken.
+    """
+    task = build.check_task(config)
+    source = pipeline.open_source(build.required(config, "dataset", "path"), config.evaluation.split)
+    annotations = pipeline.read_annotations(source)
+    settings, max_len = config.evaluation, run.config.text.max_len
+    scorer = Scorer(
+        run.model, run.params, num_clips=run.config.clip.num_clips, batch_size=settings.batch_size, chunk=settings.chunk
+    )
+    batches = pipeline.eval_batches(
+        source, spec=inputs.clip_spec(run.config), batch_size=settings.batch_size, reading=inputs.reading(config)
+    )
+    try:
+        videos = scorer.videos(batches, len(source))
+    finally:
+        batches.close()
+    outcome = None
+    if task == "qa":
+        train = pipeline.open_source(config.dataset.path, config.dataset.train_split)
+        labels = np.array(
+            [run.answers.get(q.answer, -1) for a in pipeline.read_annotations(train) for q in a.questions]
+        )
+        numbers = protocols.question_answering(
+            scorer, videos, annotations, run.tokenizer, run.answers, labels, max_len=max_len
+        )
+    elif task == "choice":
+        numbers = protocols.multiple_choice(scorer, videos, annotations, run.tokenizer, max_len=max_len)
+    else:
+        outcome = protocols.retrieval(
+            scorer, videos, annotations, run.tokenizer, max_len=max_len, rerank=settings.rerank,
+            captions=settings.captions, duplicates=settings.duplicates,
+        )  # fmt: skip
+        numbers = outcome.results
+    results = {
+        RESULT_KEYS[task]: numbers,
+        "split": config.evaluation.split,
+        "checkpoint_step": run.step,
+        "broken": dict(videos.failures),
+    }
+    return Evaluation(results, annotations, videos, outcome)

@@ -1,0 +1,187 @@
+"""BERT as flax linen modules: embeddings, encoder, pooler and masked-word head.
+
+The network of Devlin et al. 2019 (post-LN, erf gelu). How the text branch and the cross branch share it is `snp.py`'s business;
+losses live in `snp_jax/objectives`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+PADDING_BIAS = -10000.0
+"""Added to attention logits of padded keys (the value BERT was released with; -inf would make rows without keys NaN)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class BertConfig:
+    """Sizes of a BERT. The defaults are BERT-base, uncased."""
+
+    vocab_size: int = 30522
+    width: int = 768
+    layers: int = 12
+    heads: int = 12
+    mlp_width: int = 3072
+    max_positions: int = 512
+    segments: int = 2
+    dropout: float = 0.1
+    attention_dropout: float = 0.1
+    epsilon: float = 1e-12
+    remat: bool = False
+
+    def __post_init__(self):
+        if self.width % self.heads:
+            raise ValueError(f"BERT width {self.width} is not a multiple of its {self.heads} heads")
+
+
+def dense(width: int, name: str, dtype: Any) -> nn.Dense:
+    """A linear layer with BERT's initialisation (normal, 0.02)."""
+    return nn.Dense(width, dtype=dtype, kernel_init=nn.initializers.normal(0.02), name=name)
+
+
+def layer_norm(epsilon: float, name: str, dtype: Any) -> nn.LayerNorm:
+    """LayerNorm whose statistics are float32 and plainly two-pass, as PyTorch computes them."""
+    return nn.LayerNorm(epsilon=epsilon, use_fast_variance=False, dtype=dtype, name=name)
+
+
+class Embeddings(nn.Module):
+    """Word + position + segment embeddings, LayerNorm, dropout."""
+
+    config: BertConfig
+    dtype: Any = jnp.float32
+
+    def setup(self):
+        config, init = self.config, nn.initializers.normal(0.02)
+        self.word = nn.Embed(config.vocab_size, config.width, embedding_init=init)
+        self.position = nn.Embed(config.max_positions, config.width, embedding_init=init)
+        self.segment = nn.Embed(config.segments, config.width, embedding_init=init)
+        self.norm = layer_norm(config.epsilon, "norm", self.dtype)
+        self.dropout = nn.Dropout(config.dropout)
+
+    def words(self, ids: jax.Array) -> jax.Array:
+        """Rows of the word table: int32 `[...]` -> float32 `[..., D]`."""
+        return self.word(ids)
+
+    def __call__(self, vectors: jax.Array, segment: int, *, deterministic: bool) -> jax.Array:
+        """Embeds a sequence whose word (or clip) vectors are given; positions start at 0.
+
+        Args:
+            vectors: `[B, L, D]`, from `words` or from a visual encoder.
+            segment: 0 for captions, 1 for clips.
+
+        Returns:
+            `[B, L, D]` in the compute dtype.
+        """
+        positions = self.position(jnp.arange(vectors.shape[-2]))
+        total = vectors + positions + self.segment(jnp.asarray(segment))
+        return self.dropout(self.norm(total), deterministic=deterministic)
+
+    def tied_logits(self, hidden: jax.Array) -> jax.Array:
+        """Scores against every word: `[..., D]` -> float32 `[..., V]`."""
+        table = self.word.embedding.astype(self.dtype)
+        return jnp.einsum("...d,vd->...v", hidden, table, preferred_element_type=jnp.float32)
+
+
+class SelfAttention(nn.Module):
+    """Multi-head self-attention with a key padding mask. Returns the context and the probabilities."""
+
+    config: BertConfig
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, mask: jax.Array, *, deterministic: bool) -> tuple[jax.Array, jax.Array]:
+        config = self.config
+        head_width = config.width // config.heads
+        batch, length, _ = x.shape
+
+        def heads(name: str) -> jax.Array:
+            projected = dense(config.width, name, self.dtype)(x)
+            return projected.reshape(batch, length, config.heads, head_width)  # [B, L, H, D/H]
+
+        query, key, value = heads("query"), heads("key"), heads("value")
+        logits = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32)
+        logits = logits / jnp.sqrt(jnp.float32(head_width))
+        logits = logits + jnp.where(mask, 0.0, PADDING_BIAS)[:, None, None, :]
+        probabilities = jax.nn.softmax(logits, axis=-1)  # float32 [B, H, L, L]
+        probabilities = nn.Dropout(config.attention_dropout)(probabilities, deterministic=deterministic)
+        context = jnp.einsum("bhqk,bkhd->bqhd", probabilities.astype(self.dtype), value)
+        context = context.reshape(batch, length, config.width)  # [B, L, D]
+        return dense(config.width, "out", self.dtype)(context), probabilities
+
+
+class Layer(nn.Module):
+    """One post-LN transformer layer. Also returns how much attention each token receives, float32 `[B, L]`."""
+
+    config: BertConfig
+    dtype: Any = jnp.float32
+    deterministic: bool = True
+
+    @nn.compact
+    def __call__(self, x: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
+        config = self.config
+        dropout = nn.Dropout(config.dropout, deterministic=self.deterministic)
+        attended, probabilities = SelfAttention(config, self.dtype, name="attention")(
+            x, mask, deterministic=self.deterministic
+        )
+        x = layer_norm(config.epsilon, "attention_norm", self.dtype)(x + dropout(attended))
+        hidden = jax.nn.gelu(dense(config.mlp_width, "mlp_in", self.dtype)(x), approximate=False)
+        hidden = dense(config.width, "mlp_out", self.dtype)(hidden)
+        x = layer_norm(config.epsilon, "mlp_norm", self.dtype)(x + dropout(hidden))
+        return x, probabilities.mean(axis=1).sum(axis=1)  # mean over heads, sum over queries
+
+
+class Encoder(nn.Module):
+    """The stack of layers."""
+
+    config: BertConfig
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, mask: jax.Array, *, deterministic: bool) -> tuple[jax.Array, jax.Array]:
+        """Runs the layers.
+
+        Args:
+            x: embedded sequence `[B, L, D]`.
+            mask: bool `[B, L]`, True = real.
+
+        Returns:
+            The last hidden states `[B, L, D]`, and the importance of each token, float32 `[B, L]`: attention received,
+            averaged over heads and summed over layers and query positions (SNP-S3 section III-C, attentive masking).
+            Nothing is computed for the importance where it is not used (XLA drops it).
+        """
+        layer_class = nn.remat(Layer) if self.config.remat else Layer
+        importance = jnp.zeros(x.shape[:2], jnp.float32)
+        for index in range(self.config.layers):
+            layer = layer_class(self.config, self.dtype, deterministic, name=f"layer{index}")
+            x, received = layer(x, mask)
+            importance = importance + received
+        return x, importance
+
+
+class Pooler(nn.Module):
+    """tanh(dense(first token)): `[B, L, D]` -> `[B, D]`."""
+
+    config: BertConfig
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, sequence: jax.Array) -> jax.Array:
+        return jnp.tanh(dense(self.config.width, "dense", self.dtype)(sequence[:, 0]))
+
+
+class MaskedWordHead(nn.Module):
+    """dense, gelu, LayerNorm, then the tied word table plus an own bias: `[..., D]` -> float32 `[..., V]`."""
+
+    config: BertConfig
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, hidden: jax.Array, embeddings: Embeddings) -> jax.Array:
+        hidden = jax.nn.gelu(dense(self.config.width, "dense", self.dtype)(hidden), approximate=False)
+        hidden = layer_norm(1e-6, "norm", self.dtype)(hidden)
+        bias = self.param("bias", nn.initializers.zeros, (self.config.vocab_size,))
+        return embeddings.tied_logits(hidden) + bias

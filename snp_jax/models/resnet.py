@@ -1,0 +1,145 @@
+"""ResNet-50 (He et al. 2016, the torchvision "v1.5" variant) with frozen BatchNorm, as flax linen modules.
+
+Frames are encoded one by one. The classification head and the projection to the model width are not here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+from jax import lax
+
+from snp_jax.models.convolution import Conv
+from snp_jax.models.layers import VisualGrid, grid_mask
+
+NORM_EPSILON = 1e-5
+EXPANSION = 4
+FROZEN_PATTERN = r"(^|[/_])bn\d?/(scale|bias|mean|var)$"
+"""Matches the paths of the statistics: parameters in the tree, but never trained, decayed or counted as
+trainable."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ResNetConfig:
+    """Sizes of a bottleneck ResNet; tuples have one entry per stage. The defaults are ResNet-50.
+
+    Attributes:
+        depths: blocks.
+        planes: width inside a block; a block's output is `EXPANSION` times wider.
+        stem_width: channels of the first convolution.
+        remat: recompute the blocks of this stage in the backward pass instead of keeping their activations.
+    """
+
+    depths: tuple[int, ...] = (3, 4, 6, 3)
+    planes: tuple[int, ...] = (64, 128, 256, 512)
+    stem_width: int = 64
+    remat: tuple[bool, ...] = (False, False, False, False)
+
+    def __post_init__(self):
+        if {len(self.depths), len(self.planes), len(self.remat)} != {4}:
+            raise ValueError("ResNetConfig: each of depths, planes and remat needs 4 entries")
+
+    @property
+    def width(self) -> int:
+        """Channels of the grid that comes out."""
+        return EXPANSION * self.planes[-1]
+
+
+class ResNet(nn.Module):
+    """A ResNet backbone behind the interface of all visual encoders."""
+
+    config: ResNetConfig = ResNetConfig()
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, frames: jax.Array, pixel_mask: jax.Array | None = None, *, deterministic: bool
+    ) -> VisualGrid:
+        """Encodes every frame by itself.
+
+        Args:
+            frames: normalised float `[B, T, H, W, 3]`, any H and W.
+            pixel_mask: bool `[B, T, H, W]`, True = real, or None.
+            deterministic: part of the interface; nothing here is random.
+
+        Returns:
+            Grid in the compute dtype with C = `config.width`, and its mask.
+        """
+        config = self.config
+        x = frames.reshape(-1, *frames.shape[2:])  # [B*T, H, W, 3]
+        x = Conv(config.stem_width, 7, 2, padding=3, use_bias=False, dtype=self.dtype, name="conv1")(x)
+        x = jax.nn.relu(FrozenBatchNorm(self.dtype, name="bn1")(x))  # H / 2
+        x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))  # H / 4
+        for stage in range(4):
+            x = Stage(config, stage, self.dtype, name=f"stage{stage + 1}")(x)
+        grid = x.reshape(*frames.shape[:2], *x.shape[1:])  # [B, T, h, w, C]
+        return VisualGrid(grid, grid_mask(pixel_mask, grid.shape))
+
+
+class Stage(nn.Module):
+    """Bottleneck blocks of one resolution; all but the first stage start with a stride of 2."""
+
+    config: ResNetConfig
+    stage: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        block = nn.remat(Bottleneck) if self.config.remat[self.stage] else Bottleneck
+        for i in range(self.config.depths[self.stage]):
+            stride = 2 if self.stage > 0 and i == 0 else 1
+            x = block(self.config.planes[self.stage], stride, i == 0, self.dtype, name=f"block{i}")(x)
+        return x
+
+
+class Bottleneck(nn.Module):
+    """1x1, 3x3 (with the stride), 1x1 and a shortcut: `[M, H, W, C]` -> `[M, H / stride, W / stride, 4 *
+    planes]`.
+
+    Attributes:
+        project: the shortcut is a strided 1x1 convolution (first block of a stage), else the identity.
+    """
+
+    planes: int
+    stride: int
+    project: bool
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        def conv(features: int, name: str, size: int = 1, stride: int = 1) -> Conv:
+            return Conv(features, size, stride, size // 2, use_bias=False, dtype=self.dtype, name=name)
+
+        width = EXPANSION * self.planes
+        y = jax.nn.relu(FrozenBatchNorm(self.dtype, name="bn1")(conv(self.planes, "conv1")(x)))
+        y = conv(self.planes, "conv2", 3, self.stride)(y)
+        y = jax.nn.relu(FrozenBatchNorm(self.dtype, name="bn2")(y))
+        y = FrozenBatchNorm(self.dtype, name="bn3")(conv(width, "conv3")(y))
+        if self.project:
+            x = conv(width, "shortcut_conv", 1, self.stride)(x)
+            x = FrozenBatchNorm(self.dtype, name="shortcut_bn")(x)
+        return jax.nn.relu(x + y)
+
+
+class FrozenBatchNorm(nn.Module):
+    """BatchNorm with fixed statistics, folded to one multiply-add; `scale`, `bias`, `mean`, `var`, each
+    `[C]`.
+
+    They are stored with the parameters, so that import and checkpoints treat them alike, but get no gradient.
+    """
+
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        shape = (x.shape[-1],)
+        ones, zeros = nn.initializers.ones, nn.initializers.zeros
+        scale, bias = self.param("scale", ones, shape), self.param("bias", zeros, shape)
+        mean, var = self.param("mean", zeros, shape), self.param("var", ones, shape)
+        factor = lax.stop_gradient(scale * lax.rsqrt(var + NORM_EPSILON))
+        offset = lax.stop_gradient(bias) - lax.stop_gradient(mean) * factor
+        return x * factor.astype(self.dtype) + offset.astype(self.dtype)

@@ -1,0 +1,202 @@
+"""The shared network of SNP-S3: one BERT as text encoder and as cross-modal encoder over clip tokens.
+
+Dong et al., IEEE TCSVT 2023, section III-A. This file wires a visual encoder, the shared BERT and the heads; which parts a step
+uses is decided by `snp_jax/train/tasks.py`, what is optimised by `snp_jax/objectives`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import linen as nn
+
+from snp_jax.models import bert, pvt
+from snp_jax.models.layers import VisualGrid
+
+
+@dataclasses.dataclass(frozen=True)
+class SNPConfig:
+    """The network.
+
+    Attributes:
+        bert: sizes of the shared BERT; its width is the model's D.
+        visual: the visual encoder (a `PVTConfig`).
+        num_answers: classes of the answer head; 0 = no such head.
+        sep_id: vocabulary id of [SEP], which closes the clip tokens in the cross branch.
+        remat_visual: recompute the visual encoder in the backward pass instead of keeping its activations.
+    """
+
+    bert: bert.BertConfig
+    visual: pvt.PVTConfig
+    sep_id: int
+    num_answers: int = 0
+    head_dropout: float = 0.1
+
+
+class Clips(NamedTuple):
+    """The visual branch's output.
+
+    Attributes:
+        tokens: `[B, N, D]`, mean over a clip's frames and real grid cells; input of the cross branch.
+        features: float32 `[B, N, D]`, unit norm; used by contrastive losses.
+        mask: bool `[B, N]`, True where the clip has at least one real frame.
+    """
+
+    tokens: jax.Array
+    features: jax.Array
+    mask: jax.Array
+
+
+class Text(NamedTuple):
+    """The text branch's output.
+
+    Attributes:
+        embedded: `[B, L, D]` output of the embedding layer.
+        sequence: `[B, L, D]` last hidden states.
+        feature: float32 `[B, D]`, unit norm.
+        importance: float32 `[B, L]`, attention received by each token (no gradient).
+    """
+
+    embedded: jax.Array
+    sequence: jax.Array
+    feature: jax.Array
+    importance: jax.Array
+
+
+class Cross(NamedTuple):
+    """The cross branch's output: `sequence [B, L, D]` at the caption, `clips [B, N, D]`, `pooled [B, D]`."""
+
+    sequence: jax.Array
+    clips: jax.Array
+    pooled: jax.Array
+
+
+class CrossInputs(NamedTuple):
+    """One modality's embedded part of a cross-branch sequence: `embedded [B, S, D]`, `mask` bool `[B, S]`."""
+
+    embedded: jax.Array
+    mask: jax.Array
+
+
+def unit_norm(x: jax.Array, epsilon: float = 1e-12) -> jax.Array:
+    """L2-normalises the last axis in float32; a zero vector stays zero, with zero gradient."""
+    x = x.astype(jnp.float32)
+    squared = jnp.sum(x * x, axis=-1, keepdims=True)
+    return x * jax.lax.rsqrt(jnp.maximum(squared, epsilon**2))
+
+
+class SNP(nn.Module):
+    """Visual encoder, ONE BERT used twice, and the heads. Use through `apply(..., method="encode_text")` and friends."""
+
+    config: SNPConfig
+    dtype: Any = jnp.float32
+
+    def setup(self):
+        config, width = self.config, self.config.bert.width
+        self.visual = pvt.PVT(config.visual, dtype=self.dtype)
+        self.visual_projection = nn.Dense(width, dtype=self.dtype)
+        self.clip_fc1 = nn.Dense(width, dtype=self.dtype)
+        self.clip_fc2 = nn.Dense(width, dtype=self.dtype)
+        self.embeddings = bert.Embeddings(config.bert, self.dtype)
+        self.encoder = bert.Encoder(config.bert, self.dtype)
+        self.pooler = bert.Pooler(config.bert, self.dtype)
+        self.cross_pooler = bert.Pooler(config.bert, self.dtype)
+        self.text_words = bert.MaskedWordHead(config.bert, self.dtype)
+        self.cross_words = bert.MaskedWordHead(config.bert, self.dtype)
+        self.match_fc1 = nn.Dense(2 * width, dtype=self.dtype)
+        self.match_fc2 = nn.Dense(1, dtype=self.dtype)
+        self.head_dropout = nn.Dropout(config.head_dropout)
+        if config.num_answers:
+            self.answer = nn.Dense(config.num_answers, dtype=self.dtype)
+
+    # ------------------------------------------------------------------ branches
+    def encode_video(
+        self,
+        frames: jax.Array,
+        frame_mask: jax.Array,
+        *,
+        num_clips: int,
+        pixel_mask: jax.Array | None = None,
+        deterministic: bool,
+    ) -> Clips:
+        """Frames to clip tokens and clip features.
+
+        Args:
+            frames: normalised float `[B, T, H, W, 3]`, T = N * F.
+            frame_mask: bool `[B, T]`.
+            num_clips: N.
+            pixel_mask: bool `[B, T, H, W]`, or None when no pixel is padding.
+        """
+        grid: VisualGrid = self.visual(frames, pixel_mask, deterministic=deterministic)
+        projected = self.visual_projection(grid.grid)  # [B, T, h, w, D]
+        batch, time, height, width, channels = projected.shape
+        real = grid.mask & frame_mask[:, :, None, None]
+        cells = (time // num_clips) * height * width
+        projected = projected.reshape(batch, num_clips, cells, channels)  # [B, N, F*h*w, D]
+        real = real.reshape(batch, num_clips, cells, 1)
+        count = jnp.maximum(real.sum(axis=2), 1)
+        tokens = jnp.where(real, projected, 0).astype(jnp.float32).sum(axis=2) / count  # [B, N, D]
+        tokens = tokens.astype(self.dtype)
+        features = unit_norm(self.clip_fc2(jax.nn.relu(self.clip_fc1(tokens))))
+        return Clips(tokens, features, real.any(axis=(2, 3)))
+
+    def encode_text(self, ids: jax.Array, mask: jax.Array, *, deterministic: bool) -> Text:
+        """The text branch: caption ids int32 `[B, L]`, mask bool `[B, L]`."""
+        embedded = self.embeddings(self.embeddings.words(ids), 0, deterministic=deterministic)
+        sequence, importance = self.encoder(embedded, mask, deterministic=deterministic)
+        feature = unit_norm(self.pooler(sequence))
+        return Text(embedded, sequence, feature, jax.lax.stop_gradient(importance))
+
+    def embed_caption(self, ids: jax.Array, mask: jax.Array, *, deterministic: bool) -> CrossInputs:
+        """The caption's part of a cross-branch sequence (segment 0)."""
+        return CrossInputs(self.embeddings(self.embeddings.words(ids), 0, deterministic=deterministic), mask)
+
+    def embed_clips(self, tokens: jax.Array, mask: jax.Array, *, deterministic: bool) -> CrossInputs:
+        """The video's part: N clip tokens and [SEP] through the same embedding layer (segment 1, positions from 0)."""
+        separator = self.embeddings.words(jnp.full((tokens.shape[0], 1), self.config.sep_id, jnp.int32))
+        vectors = jnp.concatenate([tokens, separator.astype(tokens.dtype)], axis=1)  # [B, N+1, D]
+        mask = jnp.pad(mask, ((0, 0), (0, 1)), constant_values=True)
+        return CrossInputs(self.embeddings(vectors, 1, deterministic=deterministic), mask)
+
+    def encode_cross(self, caption: CrossInputs, clips: CrossInputs, *, deterministic: bool) -> Cross:
+        """The cross branch on pairs: row i is caption i with video i."""
+        x = jnp.concatenate([caption.embedded, clips.embedded], axis=1)  # [B, L+N+1, D]
+        mask = jnp.concatenate([caption.mask, clips.mask], axis=1)
+        sequence, _ = self.encoder(x, mask, deterministic=deterministic)
+        length = caption.mask.shape[1]
+        return Cross(sequence[:, :length], sequence[:, length:-1], self.cross_pooler(sequence))
+
+    # ------------------------------------------------------------------ heads
+    def match(self, pooled: jax.Array, *, deterministic: bool) -> jax.Array:
+        """Matching score of cross-branch outputs: `[B, D]` -> float32 `[B]`."""
+        pooled = self.head_dropout(pooled, deterministic=deterministic)
+        return self.match_fc2(jax.nn.relu(self.match_fc1(pooled)))[..., 0].astype(jnp.float32)
+
+    def text_word_logits(self, sequence: jax.Array) -> jax.Array:
+        """Masked-word scores of the text branch: `[B, L, D]` -> float32 `[B, L, V]`."""
+        return self.text_words(sequence, self.embeddings)
+
+    def cross_word_logits(self, sequence: jax.Array) -> jax.Array:
+        """Masked-word scores of the cross branch: `[B, L, D]` -> float32 `[B, L, V]`."""
+        return self.cross_words(sequence, self.embeddings)
+
+    def answer_logits(self, pooled: jax.Array) -> jax.Array:
+        """Answer scores: cross pooled `[B, D]` -> float32 `[B, num_answers]`."""
+        return self.answer(pooled).astype(jnp.float32)
+
+    def __call__(self, frames, frame_mask, ids, mask, *, num_clips: int) -> jax.Array:
+        """Touches every parameter once; used for initialisation only. Returns the matching scores `[B]`."""
+        clips = self.encode_video(frames, frame_mask, num_clips=num_clips, deterministic=True)
+        text = self.encode_text(ids, mask, deterministic=True)
+        caption = self.embed_caption(ids, mask, deterministic=True)
+        cross = self.encode_cross(
+            caption, self.embed_clips(clips.tokens, clips.mask, deterministic=True), deterministic=True
+        )
+        self.text_word_logits(text.sequence)
+        self.cross_word_logits(cross.sequence)
+        if self.config.num_answers:
+            self.answer_logits(cross.pooled)
+        return self.match(cross.pooled, deterministic=True)

@@ -1,0 +1,293 @@
+"""Video Swin transformer (Liu et al. 2022, arXiv 2106.13230) with temporal stride 1, as flax linen modules.
+
+All frames of a video go through it together, time being the third window axis. The projection to the model
+width is not here; the arithmetic of windows, with its inherited quirk, is at the end of the file.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import linen as nn
+
+from snp_jax.models.convolution import patchify
+from snp_jax.models.layers import DropPath, LayerNorm, VisualGrid, dense, drop_path_rates, gelu, grid_mask
+
+EPSILON = 1e-5
+PATCH = 4
+"""Side of a patch. In time a patch is two frames deep and advances by one."""
+MLP_RATIO = 4
+SHIFT_MASK = -100.0
+"""Added to attention logits between cells that only the cyclic shift made neighbours."""
+
+
+@dataclasses.dataclass(frozen=True)
+class VideoSwinConfig:
+    """Sizes of a Video Swin; `depths`, `heads` and `remat` have one entry per stage. The defaults are the
+    release's.
+
+    Attributes:
+        embed_dim: channels of the first stage; they double at each of the three mergings.
+        window: frames, rows and columns that attend to each other; odd blocks shift it by half.
+        drop_path: stochastic depth rate of the last block (rates rise linearly from 0).
+        remat: recompute the blocks of this stage in the backward pass instead of keeping their activations.
+    """
+
+    embed_dim: int = 96
+    depths: tuple[int, ...] = (2, 2, 18, 2)
+    heads: tuple[int, ...] = (3, 6, 12, 24)
+    window: tuple[int, int, int] = (8, 7, 7)
+    drop_path: float = 0.2
+    remat: tuple[bool, ...] = (False, False, False, False)
+
+    def __post_init__(self):
+        if {len(self.depths), len(self.heads), len(self.remat)} != {4}:
+            raise ValueError("VideoSwinConfig: each of depths, heads and remat needs 4 entries")
+        for stage, heads in enumerate(self.heads):
+            if (self.embed_dim << stage) % heads:
+                channels = self.embed_dim << stage
+                raise ValueError(
+                    f"VideoSwinConfig: {channels} channels of stage {stage + 1} do not split into "
+                    f"{heads} heads"
+                )
+
+    @property
+    def width(self) -> int:
+        """Channels of the grid that comes out."""
+        return self.embed_dim << 3
+
+
+VIDEO_SWIN_CONFIGS = {
+    "tiny": VideoSwinConfig(depths=(2, 2, 6, 2)),
+    "small": VideoSwinConfig(),
+    "base": VideoSwinConfig(embed_dim=128, heads=(4, 8, 16, 32)),
+}
+"""The published sizes. The authors' release has "small", the paper names "base"."""
+
+
+class VideoSwin(nn.Module):
+    """A Video Swin backbone behind the interface of all visual encoders."""
+
+    config: VideoSwinConfig = VideoSwinConfig()
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, frames: jax.Array, pixel_mask: jax.Array | None = None, *, deterministic: bool
+    ) -> VisualGrid:
+        """Encodes the frames of a video together.
+
+        Args:
+            frames: normalised float `[B, T, H, W, 3]`, any T, H and W; sizes are padded with zeros where
+                needed.
+            pixel_mask: bool `[B, T, H, W]`, True = real, or None. Padding is only marked in the output mask.
+            deterministic: False draws drop path from the "dropout" key.
+
+        Returns:
+            Grid in the compute dtype with C = `config.width`, and its mask.
+        """
+        config = self.config
+        x = PatchEmbed(config.embed_dim, self.dtype, name="patch_embed")(frames)
+        rates = drop_path_rates(config.drop_path, config.depths)
+        for stage in range(4):
+            name = f"stage{stage + 1}"
+            x = Stage(config, stage, tuple(rates[stage]), self.dtype, name=name)(x, deterministic)
+        grid = LayerNorm(EPSILON, self.dtype, name="norm")(x)
+        return VisualGrid(grid, grid_mask(pixel_mask, grid.shape))
+
+
+class PatchEmbed(nn.Module):
+    """2x4x4 patches with stride 1x4x4: `[B, T, H, W, 3]` -> `[B, T, ceil(H/4), ceil(W/4), D]`.
+
+    One zero frame at the end makes up for the temporal depth. Written as a matrix product over cut-out
+    patches: with 3 input channels that is the better form on every backend.
+    """
+
+    width: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, frames: jax.Array) -> jax.Array:
+        batch, time, height, width, channels = frames.shape
+        init = nn.initializers.variance_scaling(1.0, "fan_in", "uniform")
+        kernel = self.param("kernel", init, (2, PATCH, PATCH, channels, self.width))
+        bias = self.param("bias", nn.initializers.zeros, (self.width,))
+        x = frames.astype(self.dtype).reshape(batch * time, height, width, channels)
+        x = jnp.pad(x, ((0, 0), (0, -height % PATCH), (0, -width % PATCH), (0, 0)))
+        x = patchify(x, PATCH)  # [B*T, h, w, 48]
+        x = x.reshape(batch, time, *x.shape[1:])
+        following = jnp.pad(x[:, 1:], ((0, 0), (0, 1), (0, 0), (0, 0), (0, 0)))
+        pairs = jnp.concatenate([x, following], axis=-1)  # [B, T, h, w, 96]
+        x = pairs @ kernel.reshape(-1, self.width).astype(self.dtype) + bias.astype(self.dtype)
+        return LayerNorm(EPSILON, self.dtype, name="norm")(x)
+
+
+class Stage(nn.Module):
+    """Blocks, then patch merging except in the last stage: `[B, T, h, w, C]` -> `[B, T, h/2, w/2, 2C]`."""
+
+    config: VideoSwinConfig
+    stage: int
+    drop_paths: tuple[float, ...]
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array, deterministic: bool) -> jax.Array:
+        config, stage = self.config, self.stage
+        block = nn.remat(Block, static_argnums=(2,)) if config.remat[stage] else Block
+        for i, rate in enumerate(self.drop_paths):
+            shifted = i % 2 == 1
+            make = block(config.window, config.heads[stage], shifted, rate, self.dtype, name=f"block{i}")
+            x = make(x, deterministic)
+        if stage < 3:
+            x = PatchMerging(self.dtype, name="merge")(x)
+        return x
+
+
+class PatchMerging(nn.Module):
+    """Joins 2x2 cells of a frame: `[B, T, h, w, C]` -> `[B, T, ceil(h/2), ceil(w/2), 2C]`."""
+
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        x = jnp.pad(x, ((0, 0), (0, 0), (0, x.shape[2] % 2), (0, x.shape[3] % 2), (0, 0)))
+        quarters = [x[:, :, row::2, column::2] for column in (0, 1) for row in (0, 1)]
+        x = jnp.concatenate(quarters, axis=-1)
+        x = LayerNorm(EPSILON, self.dtype, name="norm")(x)
+        return dense(x.shape[-1] // 2, self.dtype, "reduction", use_bias=False)(x)
+
+
+class Block(nn.Module):
+    """Pre-norm window attention and MLP with residuals: `[B, T, h, w, C]` -> same."""
+
+    window: tuple[int, int, int]
+    heads: int
+    shifted: bool
+    drop_path: float
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array, deterministic: bool) -> jax.Array:
+        y = LayerNorm(EPSILON, self.dtype, name="norm1")(x)
+        y = self._attend(y)
+        x = x + DropPath(self.drop_path, name="drop_path1")(y, deterministic)
+        y = LayerNorm(EPSILON, self.dtype, name="norm2")(x)
+        y = dense(MLP_RATIO * x.shape[-1], self.dtype, "fc1")(y)
+        y = dense(x.shape[-1], self.dtype, "fc2")(gelu(y))
+        return x + DropPath(self.drop_path, name="drop_path2")(y, deterministic)
+
+    def _attend(self, x: jax.Array) -> jax.Array:
+        """Attention inside (shifted) windows; sizes that windows do not divide are padded with zeros at the
+        end."""
+        sizes = x.shape[1:4]
+        window, shift = fit_window(sizes, self.window, self.shifted)
+        pads = tuple(-size % side for size, side in zip(sizes, window, strict=True))
+        x = jnp.pad(x, ((0, 0), *((0, pad) for pad in pads), (0, 0)))
+        padded = x.shape[1:4]
+        labels = None
+        if any(shift):
+            x = jnp.roll(x, tuple(-s for s in shift), axis=(1, 2, 3))
+            labels = shift_labels(padded, window, shift)
+        attention = WindowAttention(self.window, self.heads, self.dtype, name="attn")
+        x = merge_windows(attention(split_windows(x, window), labels), window, padded)
+        if any(shift):
+            x = jnp.roll(x, shift, axis=(1, 2, 3))
+        return x[:, : sizes[0], : sizes[1], : sizes[2]]
+
+
+class WindowAttention(nn.Module):
+    """Multi-head attention with relative position bias inside each window: `[B, W, N, C]` -> same.
+
+    Parameter `relative_bias` is `[(2 * frames - 1) * (2 * rows - 1) * (2 * columns - 1), heads]` for the full
+    window.
+    """
+
+    window: tuple[int, int, int]
+    heads: int
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array, labels: np.ndarray | None) -> jax.Array:
+        batch, windows, cells, channels = x.shape
+        entries = int(np.prod([2 * side - 1 for side in self.window]))
+        init = nn.initializers.truncated_normal(0.02)
+        table = self.param("relative_bias", init, (entries, self.heads))
+        qkv = dense(3 * channels, self.dtype, "qkv")(x)
+        qkv = qkv.reshape(batch, windows, cells, 3, self.heads, channels // self.heads)
+        query, key, value = (qkv[:, :, :, i] for i in range(3))  # [B, W, N, H, C/H]
+        query = query * (channels // self.heads) ** -0.5
+        logits = jnp.einsum("bwqhd,bwkhd->bwhqk", query, key, preferred_element_type=jnp.float32)
+        logits = logits + jnp.take(table, relative_index(self.window, cells), axis=0).transpose(
+            2, 0, 1
+        )  # [B, W, H, N, N]
+        if labels is not None:
+            rows = jnp.asarray(labels)
+            same = rows[:, None, :, None] == rows[:, None, None, :]  # [W, 1, N, N]
+            logits = logits + jnp.where(same, 0.0, SHIFT_MASK)
+        weights = jax.nn.softmax(logits, axis=-1).astype(self.dtype)
+        context = jnp.einsum("bwhqk,bwkhd->bwqhd", weights, value)
+        return dense(channels, self.dtype, "proj")(context.reshape(x.shape))
+
+
+# ---------------------------------------------------------------------- windows
+def fit_window(
+    sizes: tuple[int, ...], window: tuple[int, ...], shifted: bool
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Window and shift for a grid of `sizes` (frames, rows, columns): an axis no longer than its window is
+    one window."""
+    fits = [size <= side for size, side in zip(sizes, window, strict=True)]
+    used = tuple(min(size, side) for size, side in zip(sizes, window, strict=True))
+    shift = tuple(0 if fit or not shifted else side // 2 for fit, side in zip(fits, window, strict=True))
+    return used, shift
+
+
+def split_windows(x: jax.Array, window: tuple[int, ...]) -> jax.Array:
+    """`[B, T, h, w, C]`, each size a multiple of its window's -> `[B, W, N, C]`, N = cells of a window."""
+    batch, time, height, width, channels = x.shape
+    t, h, w = window
+    x = x.reshape(batch, time // t, t, height // h, h, width // w, w, channels)
+    return x.transpose(0, 1, 3, 5, 2, 4, 6, 7).reshape(batch, -1, t * h * w, channels)
+
+
+def merge_windows(x: jax.Array, window: tuple[int, ...], sizes: tuple[int, ...]) -> jax.Array:
+    """Inverse of `split_windows`: `[B, W, N, C]` -> `[B, *sizes, C]`."""
+    t, h, w = window
+    time, height, width = sizes
+    x = x.reshape(x.shape[0], time // t, height // h, width // w, t, h, w, x.shape[-1])
+    return x.transpose(0, 1, 4, 2, 5, 3, 6, 7).reshape(x.shape[0], *sizes, x.shape[-1])
+
+
+def shift_labels(sizes: tuple[int, ...], window: tuple[int, ...], shift: tuple[int, ...]) -> np.ndarray:
+    """Which cells of the rolled grid belong together, int32 `[W, N]`: attention is between cells of equal
+    label.
+
+    Per axis the last window holds cells from both ends of the grid; the roll brought the last `shift` of them
+    there.
+    """
+    label = np.zeros((1, 1, 1), np.int32)
+    for axis, (size, side, step) in enumerate(zip(sizes, window, shift, strict=True)):
+        position = np.arange(size)
+        region = (position >= size - side).astype(np.int32) + (position >= size - step)
+        if step == 0:
+            region = np.zeros(size, np.int32)
+        label = 3 * label + region.reshape([-1 if a == axis else 1 for a in range(3)])
+    return np.asarray(split_windows(label[None, ..., None], window))[0, :, :, 0]
+
+
+def relative_index(window: tuple[int, ...], cells: int) -> jax.Array:
+    """Row of the bias table for each pair of cells, int32 `[cells, cells]`.
+
+    A window that was cut down to `cells` cells uses the first `cells` rows of the FULL window's index. That
+    is right when only time is cut; when rows or columns are cut the pairs are mis-assigned. Every published
+    weight was trained with this, so it is kept (method.md section 7, item 11).
+    """
+    spans = [2 * side - 1 for side in window]
+    strides = np.array([spans[1] * spans[2], spans[2], 1])
+    position = np.stack(np.meshgrid(*map(np.arange, window), indexing="ij"), axis=-1).reshape(-1, 3)
+    code = jnp.asarray((position @ strides)[:cells], jnp.int32)
+    centre = int((np.array(window) - 1) @ strides)
+    return code[:, None] - code[None, :] + centre

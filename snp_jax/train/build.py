@@ -1,0 +1,86 @@
+"""From a config to the objects it names: tokeniser, model, task, optimiser options. No training here."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax.numpy as jnp
+from ml_collections import ConfigDict
+
+from snp_jax.data.text import Tokenizer
+from snp_jax.data.words import build_word_tables, load_words
+from snp_jax.errors import UserError
+from snp_jax.models.bert import BertConfig
+from snp_jax.models.pvt import PVTConfig
+from snp_jax.models.snp import SNP, SNPConfig
+from snp_jax.objectives.masking import WordArrays
+from snp_jax.train import tasks
+from snp_jax.train.optim import OptimOptions
+
+TASKS = ("pretrain", "retrieval", "qa", "choice")
+
+
+def check_task(config: ConfigDict) -> str:
+    """The config's task; `UserError` when there is no such task."""
+    if config.task not in TASKS:
+        raise UserError(f"config.task={config.task!r} is not a task: choose one of {', '.join(TASKS)}")
+    return config.task
+
+
+def required(config: ConfigDict, section: str, key: str) -> str:
+    """A path the config leaves open; `UserError` when it was not given."""
+    value = config[section][key]
+    if not value:
+        raise UserError(f"config.{section}.{key} is not set: add --config.{section}.{key}=<path>")
+    return value
+
+
+def build_model(config: ConfigDict, tokenizer: Tokenizer) -> SNP:
+    """The network of `config.model` for a tokeniser's vocabulary."""
+    model = config.model
+    if config.text.max_len > model.bert.max_positions:
+        raise UserError(
+            f"config.text.max_len={config.text.max_len} exceeds config.model.bert.max_positions={model.bert.max_positions}"
+        )
+    bert = BertConfig(vocab_size=tokenizer.vocab_size, **model.bert.to_dict())
+    visual = PVTConfig(**model.visual.to_dict())
+    settings = SNPConfig(
+        bert=bert, visual=visual, sep_id=tokenizer.sep_id,
+        num_answers=model.num_answers, head_dropout=model.head_dropout,
+    )  # fmt: skip
+    return SNP(settings, dtype=jnp.dtype(model.dtype))
+
+
+def build_task(config: ConfigDict, tokenizer: Tokenizer) -> Any:
+    """The training task of `config.task`."""
+    name, num_clips = check_task(config), config.clip.num_clips
+    if name == "qa":
+        return tasks.AnswerTask(num_clips)
+    if name == "choice":
+        return tasks.ChoiceTask(num_clips)
+    options = tasks.MatchingOptions(**config.objective.matching.to_dict())
+    if not 0 <= options.negatives < config.batch_size:
+        raise UserError(
+            f"config.objective.matching.negatives={options.negatives} must be below config.batch_size={config.batch_size}"
+        )
+    weights = config.objective.weights.to_dict()
+    if name == "retrieval":
+        return tasks.RetrievalTask(num_clips, weights, options)
+    words = build_word_tables(
+        load_words(required(config, "text", "words")), tokenizer, top_k=config.text.top_k
+    )
+    arrays = {field.name: jnp.asarray(getattr(words, field.name)) for field in dataclasses.fields(words)}
+    return tasks.PretrainTask(
+        num_clips=num_clips, weights=weights, matching=options,
+        masking=tasks.MaskingOptions(**config.objective.masking.to_dict()), words=WordArrays(**arrays),
+        special_ids=tuple(tokenizer.special_ids), mask_id=tokenizer.mask_id, lvwm=config.objective.lvwm,
+        words_per_caption=config.objective.words_per_caption,
+        matching_caption=config.objective.matching_caption,
+    )  # fmt: skip
+
+
+def build_optim(config: ConfigDict) -> OptimOptions:
+    """`config.optim`."""
+    settings = config.optim.to_dict()
+    return OptimOptions(**{**settings, "milestones": tuple(settings["milestones"])})

@@ -1,0 +1,81 @@
+"""The training stream of a task: which text an example carries, and the run's side files (tokeniser, answers)."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from ml_collections import ConfigDict
+
+from snp_jax.data import pipeline
+from snp_jax.data.records import Annotation
+from snp_jax.data.tasks import CaptionText, ChoiceText, QuestionText, build_answer_vocabulary
+from snp_jax.data.text import Tokenizer, load_tokenizer
+from snp_jax.errors import UserError
+from snp_jax.train.build import required
+
+ANSWERS = "answers.json"
+HOST_KEYS = ("video_id", "failure")
+"""Parts of a batch that stay on the host."""
+
+
+def clip_spec(config: ConfigDict) -> pipeline.ClipSpec:
+    """`config.clip`."""
+    clip = config.clip
+    return pipeline.ClipSpec(
+        num_clips=clip.num_clips, frames_per_clip=clip.frames_per_clip, image_size=tuple(clip.image_size),
+        decode_budget_s=clip.decode_budget_s,
+    )  # fmt: skip
+
+
+def reading(config: ConfigDict) -> pipeline.Reading:
+    """`config.reading`."""
+    return pipeline.Reading(num_workers=config.reading.num_workers, num_threads=config.reading.num_threads)
+
+
+def adopt_tokenizer(config: ConfigDict, workdir: Path) -> Tokenizer:
+    """The run's own copy of the tokeniser, so that a checkpoint is complete without the file it came from."""
+    source = Path(required(config, "text", "tokenizer"))
+    copy = workdir / f"tokenizer{source.suffix}"
+    if not copy.exists():
+        load_tokenizer(source)  # a bad file is reported under its own name
+        shutil.copyfile(source, copy)
+    return load_tokenizer(copy)
+
+
+def saved_tokenizer(workdir: Path) -> Tokenizer:
+    """The tokeniser that `adopt_tokenizer` kept."""
+    found = sorted(workdir.glob("tokenizer.*"))
+    if not found:
+        raise UserError(f"{workdir} holds no tokenizer.*: it is not the working directory of a run")
+    return load_tokenizer(found[0])
+
+
+def adopt_answers(config: ConfigDict, workdir: Path, annotations: Iterable[Annotation]) -> dict[str, int]:
+    """The answer vocabulary of a QA run: built from the training split once, then kept beside the checkpoints."""
+    file = workdir / ANSWERS
+    if not file.exists():
+        answers = build_answer_vocabulary(annotations, config.model.num_answers)
+        file.write_text(json.dumps(answers, indent=0) + "\n")
+    return saved_answers(workdir)
+
+
+def saved_answers(workdir: Path) -> dict[str, int]:
+    """answer -> class, as `adopt_answers` kept it."""
+    file = workdir / ANSWERS
+    if not file.exists():
+        raise UserError(f"{file} does not exist: {workdir} is not the working directory of a QA run")
+    return json.loads(file.read_text())
+
+
+def text_of_task(config: ConfigDict, tokenizer: Tokenizer, workdir: Path, source: Any) -> Any:
+    """The callable that turns an annotation into the text part of a training example."""
+    if config.task == "qa":
+        answers = adopt_answers(config, workdir, pipeline.read_annotations(source))
+        return QuestionText(tokenizer, config.text.max_len, answers)
+    if config.task == "choice":
+        return ChoiceText(tokenizer, config.text.max_len)
+    return CaptionText(tokenizer, config.text.max_len)

@@ -1,0 +1,96 @@
+"""AdamW with the decay groups, gradient clipping and step schedule of the SNP-S3 recipes (paper section IV-A; method of the release)."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+DECAY_RULES: tuple[tuple[str, bool], ...] = (
+    (r"(^|/)bias$", False),
+    (r"norm[^/]*/scale$", False),
+    (r"(^|/)(position|segment|cls|relative_position[^/]*)(/|$)", False),
+    (r"(^|/)(kernel|embedding)$", True),
+)
+"""Ordered (pattern, decayed) rules on parameter paths; the first that matches decides, a path without a match is an error."""
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimOptions:
+    """Optimiser settings; defaults in `configs/common.py`.
+
+    Attributes:
+        learning_rate: peak rate.
+        weight_decay: decoupled, multiplied by the rate (AdamW).
+        beta1, beta2: moments.
+        clip_norm: global gradient norm bound.
+        warmup_steps: W; the factor goes from `warmup_factor` to 1 linearly over W steps. 0 = none.
+        milestones: steps at which the rate is multiplied by `milestone_factor`.
+    """
+
+    learning_rate: float
+    weight_decay: float
+    beta1: float
+    beta2: float
+    clip_norm: float
+    warmup_steps: int
+    warmup_factor: float
+    milestones: tuple[int, ...]
+    milestone_factor: float
+
+
+def parameter_path(path: tuple[Any, ...]) -> str:
+    """`a/b/c` for a key path of a parameter tree."""
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def is_decayed(path: str) -> bool:
+    """Whether weight decay applies to a parameter.
+
+    Raises:
+        ValueError: no rule covers the path.
+    """
+    for pattern, decayed in DECAY_RULES:
+        if re.search(pattern, path):
+            return decayed
+    raise ValueError(f"no weight-decay rule covers the parameter {path!r}: add one to DECAY_RULES")
+
+
+def decay_mask(params: Any) -> Any:
+    """Tree of booleans, True where weight decay applies."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: is_decayed(parameter_path(path)), params)
+
+
+def learning_rate(step: jax.Array | int, options: OptimOptions) -> jax.Array:
+    """Rate of a 0-based step: linear warm-up while step <= W, then one factor per milestone reached."""
+    step = jnp.asarray(step, jnp.float32)
+    reached = (
+        sum((step >= milestone).astype(jnp.float32) for milestone in options.milestones)
+        if options.milestones
+        else 0.0
+    )
+    factor = jnp.float32(options.milestone_factor) ** reached
+    if options.warmup_steps:
+        done = step / options.warmup_steps
+        warm = options.warmup_factor * (1.0 - done) + done
+        factor = jnp.where(step <= options.warmup_steps, warm, factor)
+    return options.learning_rate * factor
+
+
+def make_optimizer(options: OptimOptions) -> optax.GradientTransformation:
+    """Clip by global norm, then AdamW."""
+    return optax.chain(
+        optax.clip_by_global_norm(options.clip_norm),
+        optax.adamw(
+            lambda step: learning_rate(step, options),
+            b1=options.beta1,
+            b2=options.beta2,
+            eps=1e-8,
+            weight_decay=options.weight_decay,
+            mask=decay_mask,
+        ),
+    )

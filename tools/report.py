@@ -1,0 +1,70 @@
+"""Collects a quickstart's numbers into results.json and draws report.html.
+
+    python tools/report.py --root runs/quickstart
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+from pathlib import Path
+
+from snp_jax.errors import UserError, run_cli
+
+TASKS = ("retrieval", "qa", "choice")
+TERMS = {"pretrain": ("mlm_text", "mlm_cross", "gvtm_stage1", "gvtm_stage2", "lvwm"), "retrieval": ("gvtm_stage1", "gvtm_stage2"),
+         "qa": ("answer",), "choice": ("choice",)}  # fmt: skip
+
+
+def collect(root: Path) -> dict:
+    """results.json: the numbers of the three tasks, with and without pre-training, and the seconds of each stage."""
+    results: dict = {"no_pretraining": {}}
+    for task in TASKS:
+        for name, target in ((task, results), (f"{task}_no_pretraining", results["no_pretraining"])):
+            file = root / "eval" / f"{name}.json"
+            if not file.exists():
+                raise UserError(f"{file} does not exist: run tools/quickstart.py --root {root} first")
+            target |= {key: value for key, value in json.loads(file.read_text()).items() if key in ("retrieval", "qa", "mc")}
+    results["seconds"] = json.loads((root / "seconds.json").read_text())
+    return results
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, default=Path("runs/quickstart"))
+    root = parser.parse_args().root
+    results = collect(root)
+    (root / "results.json").write_text(json.dumps(results, indent=2) + "\n")
+
+    import jax
+
+    from snp_jax.eval.evaluate import evaluate
+    from snp_jax.eval.gallery import Frames, heat_maps, retrieval_queries
+    from snp_jax.eval.report import ReportData, Run, write_report
+    from snp_jax.eval.tables import Bars, format_results
+    from snp_jax.train.config import parse_config
+    from snp_jax.train.restore import open_run
+
+    bars = Bars(t2v_r1=25.0, t2v_r10=70.0, qa_gain=25.0, mc=80.0)
+    config = parse_config("configs/toy/retrieval.py", [f"--config.dataset.path={root}/tfds"])
+    tuned, pretrained = open_run(root / "retrieval"), open_run(root / "pretrain")
+    frames = Frames(config.dataset.path, config.evaluation.split, tuned.config.clip.num_clips)
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(tuned.params))
+    data = ReportData(
+        title="snp-jax quickstart",
+        summary="A shared-BERT video-text model, pre-trained and fine-tuned on two CPU cores from raw video.",
+        facts={"parameters": f"{parameters:,}", "jax": jax.__version__, "python": platform.python_version(), "device": str(jax.devices()[0]),
+               "pre-training steps": str(pretrained.step), "pairs a step": str(pretrained.config.batch_size), "seed": str(tuned.config.seed)},
+        results=results, bars=bars,
+        runs=[Run(name, root / name / "metrics.jsonl", terms) for name, terms in TERMS.items()],
+        queries=retrieval_queries(evaluate(tuned, config), frames, 10),
+        heat_maps=heat_maps(pretrained, evaluate(pretrained, config), frames, str(root / "words.json"), 3),
+    )  # fmt: skip
+    write_report(root / "report.html", data)
+    print(format_results(results, bars))
+    print(f"\nwrote {root}/results.json and {root}/report.html")
+
+
+if __name__ == "__main__":
+    run_cli(main)
