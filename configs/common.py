@@ -1,4 +1,4 @@
-"""What every experiment shares: all keys, with the paper's values. Experiments start from one of these and change what differs."""
+"""All keys, with the paper's values. An experiment starts from `base` and changes what differs."""
 
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
@@ -46,6 +46,7 @@ def base(task: str) -> ConfigDict:
     config.model.bert.max_positions = 512
     config.model.bert.dropout = 0.1
     config.model.bert.attention_dropout = 0.1
+    config.model.bert.init_std = 0.02  # of fresh weights
     config.model.bert.remat = False  # recompute layers in the backward pass
     config.model.visual = ConfigDict()
     config.model.visual.embed_dims = (64, 128, 320, 512)  # PVTv2-B2

@@ -18,9 +18,7 @@ from pathlib import Path
 # Before the first import of JAX. The cache folder is in the environment, so that parallel test processes
 # share it.
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = (
-    "--xla_force_host_platform_device_count=8 --xla_cpu_enable_concurrency_optimized_scheduler=false"
-)
+os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 --xla_cpu_enable_concurrency_optimized_scheduler=false"
 _OWN_CACHE = None
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     _OWN_CACHE = tempfile.mkdtemp(prefix="snp_jax_tests_")
@@ -53,11 +51,7 @@ def frame_number(frame: np.ndarray) -> int:
     """The number that a decoded frame uint8 `[H, W, 3]` shows."""
     rows, columns = BLOCKS
     height, width = frame.shape[0] // rows, frame.shape[1] // columns
-    means = (
-        frame[: rows * height, : columns * width]
-        .reshape(rows, height, columns, width, 3)
-        .mean(axis=(1, 3, 4))
-    )
+    means = frame[: rows * height, : columns * width].reshape(rows, height, columns, width, 3).mean(axis=(1, 3, 4))
     return int(sum(int(bit) << i for i, bit in enumerate((means > 126).reshape(-1))))
 
 
@@ -162,7 +156,63 @@ def prepared_dataset(folder_dataset: Path, tmp_path_factory: pytest.TempPathFact
     out = tmp_path_factory.mktemp("prepared") / "data"
     splits = folder.read_folder(folder_dataset)
     summaries = folder.summarise(splits, jobs=2, progress=lambda: None)
-    builder.write_dataset(
-        splits, summaries, out, fingerprint=folder.fingerprint(splits), progress=lambda: None
-    )
+    builder.write_dataset(splits, summaries, out, fingerprint=folder.fingerprint(splits), progress=lambda: None)
     return out
+
+
+@pytest.fixture(scope="session")
+def text_files(folder_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """`config.text.tokenizer` and `config.text.words` for `folder_dataset`; "caption", "of" and "which" are significant."""
+    from snp_jax.data.text_training import train_wordpiece
+    from snp_jax.data.words import MinedWords, WordCounts, save_words
+
+    root = tmp_path_factory.mktemp("text")
+    lines = [json.loads(line) for line in (folder_dataset / "train.jsonl").read_text().splitlines()]
+    texts = [text for line in lines for text in [*line["captions"], line["questions"][0]["question"], *line["options"]]]
+    (root / "vocab.txt").write_bytes(train_wordpiece(texts, 120))
+    counts = {
+        word: WordCounts(verb=0, noun=9 - i, adj=0, num=0, lemma=word) for i, word in enumerate(("caption", "of", "which"))
+    }
+    save_words(root / "words.json", MinedWords(counts, len(texts), len(texts), "by hand", ()))
+    return {"tokenizer": str(root / "vocab.txt"), "words": str(root / "words.json")}
+
+
+@pytest.fixture(scope="session")
+def tiny_config(prepared_dataset: Path, text_files: dict[str, str]) -> Callable[..., object]:
+    """`tiny_config(task, **train)`: the smallest model on `prepared_dataset`, 8 pairs a step, 4 steps."""
+    from configs import common
+
+    def make(task: str, **train):
+        config = common.base(task)
+        config.batch_size = 8
+        config.dataset.path = str(prepared_dataset)
+        config.dataset.max_broken_share = 0.5
+        config.clip.num_clips = 2
+        config.clip.image_size = (32, 32)
+        config.reading.num_workers = 0
+        config.text.update(text_files)
+        config.text.max_len = 12
+        config.model.bert.update(width=16, layers=1, heads=2, mlp_width=32, max_positions=16)
+        config.model.visual.embed_dims = (8, 8, 16, 16)
+        for name, value in {"depths": 1, "heads": 1, "mlp_ratios": 2}.items():
+            config.model.visual[name] = (value,) * 4
+        if task == "qa":
+            config.model.num_answers = 3
+        config.optim.learning_rate = 1e-3
+        config.optim.warmup_steps = 2
+        config.train.update(steps=4, log_every=1, checkpoint_every=2)
+        config.train.update(train)
+        config.evaluation.update(split="val", batch_size=3, chunk=5)
+        return config
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def pretrained(tiny_config: Callable[..., object], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Working directory of a finished pre-training run of `tiny_config`, on all eight devices. Do not write into it."""
+    from snp_jax.train.loop import run
+
+    workdir = tmp_path_factory.mktemp("runs") / "pretrain"
+    assert run(tiny_config("pretrain"), workdir)
+    return workdir

@@ -2,8 +2,8 @@
 
     python tools/eval.py --config configs/toy/retrieval.py --checkpoint runs/quickstart/retrieval --out results.json
 
-The task, the data and the protocol come from the config (`--config.evaluation.split=val` and the like override keys); the model comes
-from the checkpoint.
+The task, the data and the protocol come from the config (`--config.evaluation.split=val` overrides a key); the model
+comes from the checkpoint.
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ from snp_jax.errors import run_cli
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)
+    form = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=form, allow_abbrev=False)
     parser.add_argument("--config", required=True, help="configs/<experiment>.py; --config.key=value overrides a key")
     parser.add_argument("--checkpoint", type=Path, required=True, help="working directory of a run, or one of its checkpoints")
     parser.add_argument("--out", type=Path, help="where the numbers go, as JSON")

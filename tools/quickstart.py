@@ -1,4 +1,4 @@
-"""The main job from nothing to a report, on the embedded corpus: every stage is one of the public commands, printed before it runs.
+"""The main job from nothing to a report, on the embedded corpus: every stage is a public command, printed before it runs.
 
     python tools/quickstart.py [--root runs/quickstart] [--seed 0]
 
@@ -26,10 +26,14 @@ def stages(root: Path, seed: int) -> list[tuple[str, Path, str]]:
     train = "-m snp_jax.train --config configs/toy/{0}.py --workdir {1}/{2} --config.seed={3}"
     listed = [
         ("corpus", root / "corpus/README.md", f"-m snp_jax.data.toy --out {root}/corpus --seed {seed}"),
-        ("dataset", root / "tfds/test", f"tools/prepare.py folder --data {root}/corpus --out {root}/tfds"),
-        ("tokenizer", root / "tokenizer.model", f"tools/train_tokenizer.py --data {root}/corpus --vocab-size 400 --out {root}/tokenizer.model"),
-        ("significant_words", root / "words.json", f"tools/mine_significant_words.py --data {root}/corpus --jobs 2 --out {root}/words.json"),
-        ("pretrain", root / "pretrain/DONE", train.format("pretrain", root, "pretrain", seed)),
+        ("dataset", root / "tfds/prepared.json", f"tools/prepare.py folder --data {root}/corpus --out {root}/tfds"),
+        ("tokenizer", root / "tokenizer.model",
+         f"tools/train_tokenizer.py --data {root}/corpus --vocab-size 400 --out {root}/tokenizer.model"),
+        ("significant_words", root / "words.json",
+         f"tools/mine_significant_words.py --data {root}/corpus --jobs 2 --out {root}/words.json"),
+        ("pretrain_frames", root / "pretrain_frames/DONE", train.format("pretrain_frames", root, "pretrain_frames", seed)),
+        ("pretrain", root / "pretrain/DONE",
+         train.format("pretrain", root, "pretrain", seed) + f" --config.train.init_from={root}/pretrain_frames"),
     ]  # fmt: skip
     for task in TASKS:
         start = f" --config.train.init_from={root}/pretrain"

@@ -9,10 +9,10 @@ from configs.toy.common import ROOT, tiny
 def get_config(arg=None):
     config = tiny("qa")
     config.train.init_from = f"{ROOT}/pretrain"
-    config.train.steps = 200
+    config.train.steps = 160
     config.optim.learning_rate = 5e-4
     config.optim.warmup_steps = 20
-    config.optim.milestones = (120, 170)
+    config.optim.milestones = (110, 140)
     config.optim.milestone_factor = 0.3
     if arg == "quick":
         config.train.steps = 10

@@ -33,21 +33,24 @@ class Rule:
         path: our parameter path, parts joined by "/".
         shape: shape on the foreign side.
         axes: `numpy.transpose` argument from the foreign layout to ours, or `SAME`.
+        ones: how many trailing axes of size 1 the foreign array has that ours lacks; `axes` leaves them out.
     """
 
     path: str
     shape: tuple[int, ...]
     axes: tuple[int, ...] | None = SAME
+    ones: int = 0
 
     def to_ours(self, array: np.ndarray) -> np.ndarray:
         """Foreign layout -> ours."""
+        array = array.reshape(array.shape[: array.ndim - self.ones])
         return array if self.axes is None else np.ascontiguousarray(np.transpose(array, self.axes))
 
     def to_theirs(self, array: np.ndarray) -> np.ndarray:
         """Our layout -> foreign."""
-        return (
-            array if self.axes is None else np.ascontiguousarray(np.transpose(array, np.argsort(self.axes)))
-        )
+        if self.axes is not None:
+            array = np.ascontiguousarray(np.transpose(array, np.argsort(self.axes)))
+        return array.reshape(array.shape + (1,) * self.ones)
 
 
 Rules = dict[str, Rule]
@@ -128,6 +131,14 @@ def conv2d(theirs: str, ours: str, inputs: int, outputs: int, size: int, bias: b
     if bias:
         rules[f"{theirs}.bias"] = Rule(f"{ours}/bias", (outputs,))
     return rules
+
+
+def pointwise(theirs: str, ours: str, inputs: int, outputs: int) -> Rules:
+    """Rules of a fully connected layer that the foreign side stores as a 1 x 1 convolution."""
+    return {
+        f"{theirs}.weight": Rule(f"{ours}/kernel", (outputs, inputs, 1, 1), LINEAR, ones=2),
+        f"{theirs}.bias": Rule(f"{ours}/bias", (outputs,)),
+    }
 
 
 def norm(theirs: str, ours: str, width: int) -> Rules:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from snp_jax.data import pipeline
+from snp_jax.data.failures import BrokenVideos
 from snp_jax.data.records import Annotation
+from snp_jax.errors import UserError
 from snp_jax.eval import protocols
 from snp_jax.eval.protocols import RetrievalOutcome
 from snp_jax.eval.scoring import EncodedVideos, Scorer
 from snp_jax.train import build, inputs
 from snp_jax.train.restore import TrainedRun
 
+Batch = Mapping[str, np.ndarray]
 RESULT_KEYS = {"pretrain": "retrieval", "retrieval": "retrieval", "qa": "qa", "choice": "mc"}
 """Key of a task's numbers in results.json. A pre-trained model is evaluated by (zero-shot) retrieval."""
 
@@ -42,6 +46,8 @@ def evaluate(run: TrainedRun, config) -> Evaluation:
         UserError: the split is missing or lacks what the task needs, or too many of its videos are broken.
     """
     task = build.check_task(config)
+    if task == "qa" and not run.answers:
+        raise UserError(f"{run.workdir} was trained for {run.config.task}, which has no answers: evaluate a QA run")
     source = pipeline.open_source(build.required(config, "dataset", "path"), config.evaluation.split)
     annotations = pipeline.read_annotations(source)
     settings, max_len = config.evaluation, run.config.text.max_len
@@ -51,8 +57,9 @@ def evaluate(run: TrainedRun, config) -> Evaluation:
     batches = pipeline.eval_batches(
         source, spec=inputs.clip_spec(run.config), batch_size=settings.batch_size, reading=inputs.reading(config)
     )
+    broken = BrokenVideos(config.dataset.path, len(source), max_share=config.dataset.max_broken_share)
     try:
-        videos = scorer.videos(batches, len(source))
+        videos = scorer.videos(_watched(batches, broken), len(source))
     finally:
         batches.close()
     outcome = None
@@ -79,3 +86,10 @@ def evaluate(run: TrainedRun, config) -> Evaluation:
         "broken": dict(videos.failures),
     }
     return Evaluation(results, annotations, videos, outcome)
+
+
+def _watched(batches: Iterable[Batch], broken: BrokenVideos) -> Iterator[Batch]:
+    """The same batches, ended by an error when too many videos are broken."""
+    for batch in batches:
+        broken.update(batch)
+        yield batch

@@ -28,7 +28,7 @@ class Frames:
         """Middle frames of the N segments of video `row`, uint8 `[N, H, W, 3]`."""
         record = self._source[row]
         span = record.annotation.start, record.annotation.end
-        return decode_clip(record.video, self._choose, FRAME_SIZE, start=span[0], end=span[1])
+        return decode_clip(record.video, self._choose.indices, FRAME_SIZE, start=span[0], end=span[1])
 
 
 def retrieval_queries(evaluation: Evaluation, frames: Frames, count: int, best: int = 5) -> list[Query]:

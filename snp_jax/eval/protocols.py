@@ -1,4 +1,4 @@
-"""What is scored against what: retrieval, open-ended QA and multiple choice on a test split (SNP-S3 section IV; method section 6).
+"""What is scored against what: retrieval, open-ended QA and multiple choice on a test split (SNP-S3 section IV).
 
 Uses `scoring` for device passes and `metrics` for numbers. Every annotated item is counted: one whose video cannot be decoded
 scores last (retrieval) or is wrong (QA, choice).

@@ -1,4 +1,4 @@
-"""Device passes of evaluation: videos and texts to features, pairs to scores. Metrics are in `metrics.py`, protocols in `protocols.py`.
+"""Device passes of evaluation: videos and texts to features, pairs to scores. Numbers are made in `metrics`.
 
 Each video is decoded and encoded once, whatever the number of texts it is scored against.
 """
@@ -81,7 +81,7 @@ class Scorer:
         self._encode_video, self._encode_text, self._score = encode_video, encode_text, score
 
     def videos(self, batches: Iterable[Mapping[str, np.ndarray]], total: int) -> EncodedVideos:
-        """Encodes the batches of `pipeline.eval_batches`; padding rows (index -1) are dropped. `total` sizes the progress bar."""
+        """Encodes the batches of `pipeline.eval_batches` without their padding rows; `total` sizes the progress bar."""
         parts, names, failures = [], [], {}
         with tqdm(total=total, desc="videos", unit="video", dynamic_ncols=True) as bar:
             for batch in batches:

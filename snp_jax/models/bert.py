@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from snp_jax.models import layers
+
 PADDING_BIAS = -10000.0
 """Added to attention logits of padded keys (the value BERT was released with; -inf would make rows without keys NaN)."""
 
@@ -31,6 +33,7 @@ class BertConfig:
     dropout: float = 0.1
     attention_dropout: float = 0.1
     epsilon: float = 1e-12
+    init_std: float = 0.02
     remat: bool = False
 
     def __post_init__(self):
@@ -38,14 +41,10 @@ class BertConfig:
             raise ValueError(f"BERT width {self.width} is not a multiple of its {self.heads} heads")
 
 
-def dense(width: int, name: str, dtype: Any) -> nn.Dense:
-    """A linear layer with BERT's initialisation (normal, 0.02)."""
-    return nn.Dense(width, dtype=dtype, kernel_init=nn.initializers.normal(0.02), name=name)
-
-
-def layer_norm(epsilon: float, name: str, dtype: Any) -> nn.LayerNorm:
-    """LayerNorm whose statistics are float32 and plainly two-pass, as PyTorch computes them."""
-    return nn.LayerNorm(epsilon=epsilon, use_fast_variance=False, dtype=dtype, name=name)
+def dense(config: BertConfig, width: int, name: str, dtype: Any) -> nn.Dense:
+    """A linear layer with BERT's initialisation (normal, `init_std`)."""
+    init = nn.initializers.normal(config.init_std)
+    return nn.Dense(width, dtype=dtype, kernel_init=init, dot_general=layers.dot_rows, name=name)
 
 
 class Embeddings(nn.Module):
@@ -55,11 +54,11 @@ class Embeddings(nn.Module):
     dtype: Any = jnp.float32
 
     def setup(self):
-        config, init = self.config, nn.initializers.normal(0.02)
+        config, init = self.config, nn.initializers.normal(self.config.init_std)
         self.word = nn.Embed(config.vocab_size, config.width, embedding_init=init)
         self.position = nn.Embed(config.max_positions, config.width, embedding_init=init)
         self.segment = nn.Embed(config.segments, config.width, embedding_init=init)
-        self.norm = layer_norm(config.epsilon, "norm", self.dtype)
+        self.norm = layers.LayerNorm(config.epsilon, self.dtype)
         self.dropout = nn.Dropout(config.dropout)
 
     def words(self, ids: jax.Array) -> jax.Array:
@@ -99,7 +98,7 @@ class SelfAttention(nn.Module):
         batch, length, _ = x.shape
 
         def heads(name: str) -> jax.Array:
-            projected = dense(config.width, name, self.dtype)(x)
+            projected = dense(config, config.width, name, self.dtype)(x)
             return projected.reshape(batch, length, config.heads, head_width)  # [B, L, H, D/H]
 
         query, key, value = heads("query"), heads("key"), heads("value")
@@ -110,7 +109,7 @@ class SelfAttention(nn.Module):
         probabilities = nn.Dropout(config.attention_dropout)(probabilities, deterministic=deterministic)
         context = jnp.einsum("bhqk,bkhd->bqhd", probabilities.astype(self.dtype), value)
         context = context.reshape(batch, length, config.width)  # [B, L, D]
-        return dense(config.width, "out", self.dtype)(context), probabilities
+        return dense(config, config.width, "out", self.dtype)(context), probabilities
 
 
 class Layer(nn.Module):
@@ -127,10 +126,10 @@ class Layer(nn.Module):
         attended, probabilities = SelfAttention(config, self.dtype, name="attention")(
             x, mask, deterministic=self.deterministic
         )
-        x = layer_norm(config.epsilon, "attention_norm", self.dtype)(x + dropout(attended))
-        hidden = jax.nn.gelu(dense(config.mlp_width, "mlp_in", self.dtype)(x), approximate=False)
-        hidden = dense(config.width, "mlp_out", self.dtype)(hidden)
-        x = layer_norm(config.epsilon, "mlp_norm", self.dtype)(x + dropout(hidden))
+        x = layers.LayerNorm(config.epsilon, self.dtype, name="attention_norm")(x + dropout(attended))
+        hidden = layers.gelu(dense(config, config.mlp_width, "mlp_in", self.dtype)(x))
+        hidden = dense(config, config.width, "mlp_out", self.dtype)(hidden)
+        x = layers.LayerNorm(config.epsilon, self.dtype, name="mlp_norm")(x + dropout(hidden))
         return x, probabilities.mean(axis=1).sum(axis=1)  # mean over heads, sum over queries
 
 
@@ -170,7 +169,7 @@ class Pooler(nn.Module):
 
     @nn.compact
     def __call__(self, sequence: jax.Array) -> jax.Array:
-        return jnp.tanh(dense(self.config.width, "dense", self.dtype)(sequence[:, 0]))
+        return jnp.tanh(dense(self.config, self.config.width, "dense", self.dtype)(sequence[:, 0]))
 
 
 class MaskedWordHead(nn.Module):
@@ -181,7 +180,7 @@ class MaskedWordHead(nn.Module):
 
     @nn.compact
     def __call__(self, hidden: jax.Array, embeddings: Embeddings) -> jax.Array:
-        hidden = jax.nn.gelu(dense(self.config.width, "dense", self.dtype)(hidden), approximate=False)
-        hidden = layer_norm(1e-6, "norm", self.dtype)(hidden)
+        hidden = layers.gelu(dense(self.config, self.config.width, "dense", self.dtype)(hidden))
+        hidden = layers.LayerNorm(1e-6, self.dtype, name="norm")(hidden)
         bias = self.param("bias", nn.initializers.zeros, (self.config.vocab_size,))
         return embeddings.tied_logits(hidden) + bias

@@ -1,4 +1,4 @@
-"""How the terms become one loss: each term's sum over its count, weighted, added (SNP-S3 section III-B; all weights 1 there)."""
+"""How the terms become one loss: sum over count, weighted, added (SNP-S3 section III-B; all weights 1 there)."""
 
 from __future__ import annotations
 

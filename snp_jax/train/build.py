@@ -19,6 +19,14 @@ from snp_jax.train import tasks
 from snp_jax.train.optim import OptimOptions
 
 TASKS = ("pretrain", "retrieval", "qa", "choice")
+CHOICES = {
+    "model.dtype": ("float32", "bfloat16"),
+    "objective.matching.anchor": ("middle", "bag"),
+    "objective.masking.kind": ("mssm", "mlm"),
+    "objective.lvwm": ("after", "before", "both"),
+    "objective.matching_caption": ("masked", "raw"),
+}
+"""Config keys that take one of a few words; a task has only some of them."""
 
 
 def check_task(config: ConfigDict) -> str:
@@ -26,6 +34,16 @@ def check_task(config: ConfigDict) -> str:
     if config.task not in TASKS:
         raise UserError(f"config.task={config.task!r} is not a task: choose one of {', '.join(TASKS)}")
     return config.task
+
+
+def check_choices(config: ConfigDict) -> None:
+    """Raises `UserError` when a key of `CHOICES` has a value it cannot have."""
+    for key, allowed in CHOICES.items():
+        value = config
+        for part in key.split("."):
+            value = value.get(part) if value is not None else None
+        if value is not None and value not in allowed:
+            raise UserError(f"config.{key}={value!r}: choose one of {', '.join(allowed)}")
 
 
 def required(config: ConfigDict, section: str, key: str) -> str:
@@ -43,13 +61,21 @@ def build_model(config: ConfigDict, tokenizer: Tokenizer) -> SNP:
         raise UserError(
             f"config.text.max_len={config.text.max_len} exceeds config.model.bert.max_positions={model.bert.max_positions}"
         )
-    bert = BertConfig(vocab_size=tokenizer.vocab_size, **model.bert.to_dict())
-    visual = PVTConfig(**model.visual.to_dict())
+    bert = _sizes("model.bert", BertConfig, vocab_size=tokenizer.vocab_size, **model.bert.to_dict())
+    visual = _sizes("model.visual", PVTConfig, **model.visual.to_dict())
     settings = SNPConfig(
         bert=bert, visual=visual, sep_id=tokenizer.sep_id,
         num_answers=model.num_answers, head_dropout=model.head_dropout,
     )  # fmt: skip
     return SNP(settings, dtype=jnp.dtype(model.dtype))
+
+
+def _sizes(section: str, make: type, **settings: Any) -> Any:
+    """A model part's config; one whose sizes do not fit together is the user's mistake."""
+    try:
+        return make(**{name: tuple(v) if isinstance(v, list) else v for name, v in settings.items()})
+    except ValueError as error:
+        raise UserError(f"config.{section}: {error}") from None
 
 
 def build_task(config: ConfigDict, tokenizer: Tokenizer) -> Any:

@@ -1,6 +1,6 @@
 """Reads an experiment's config file and its `--config.key=value` overrides, and stores the resolved result.
 
-A config is a Python file with `get_config(arg=None) -> ml_collections.ConfigDict`; `path.py:quick` passes "quick" as the argument.
+A config is a Python file with `get_config(arg=None) -> ml_collections.ConfigDict`; `path.py:quick` passes "quick" as `arg`.
 """
 
 from __future__ import annotations

@@ -36,6 +36,12 @@ def reading(config: ConfigDict) -> pipeline.Reading:
     return pipeline.Reading(num_workers=config.reading.num_workers, num_threads=config.reading.num_threads)
 
 
+def forget(workdir: Path) -> None:
+    """Removes the side files of an attempt that ended before its first checkpoint: its config may have been wrong."""
+    for file in (*workdir.glob("tokenizer.*"), workdir / ANSWERS):
+        file.unlink(missing_ok=True)
+
+
 def adopt_tokenizer(config: ConfigDict, workdir: Path) -> Tokenizer:
     """The run's own copy of the tokeniser, so that a checkpoint is complete without the file it came from."""
     source = Path(required(config, "text", "tokenizer"))

@@ -60,13 +60,19 @@ def run(config: ConfigDict, workdir: Path) -> bool:
     """
     # ---------------------------------------------------------------- what is asked for
     build.check_task(config)
+    build.check_choices(config)
     mesh = sharding.make_mesh(sharding.MeshOptions(**config.mesh.to_dict()))
     sharding.check_batch_size(config.batch_size, mesh)
     workdir.mkdir(parents=True, exist_ok=True)
-    _check_same_run(config, workdir)
+    checkpoints = Checkpoints(workdir, config.train.keep_checkpoints)
+    resuming = checkpoints.latest() is not None
+    if resuming:
+        _check_same_run(config, workdir)
 
     # ---------------------------------------------------------------- data
     source = pipeline.open_source(build.required(config, "dataset", "path"), config.dataset.train_split)
+    if not resuming:
+        inputs.forget(workdir)
     tokenizer = inputs.adopt_tokenizer(config, workdir)
     text = inputs.text_of_task(config, tokenizer, workdir, source)
     processes = jax.process_count()
@@ -85,7 +91,6 @@ def run(config: ConfigDict, workdir: Path) -> bool:
     options = build.build_optim(config)
     tx = make_optimizer(options)
     save_config(config, workdir / CONFIG)
-    checkpoints = Checkpoints(workdir, config.train.keep_checkpoints)
     state = _first_state(config, model, tx, mesh, checkpoints, batches)
     step = make_train_step(
         model, task, tx, options, mesh, jax.tree.map(lambda leaf: leaf.sharding, state), config.seed
@@ -121,19 +126,18 @@ def run(config: ConfigDict, workdir: Path) -> bool:
         writer.close()
         checkpoints.close()
         batches.close()
-    if stop.received:
+    finished = int(state.step) >= last  # a signal during the last step stops nothing
+    if not finished:
         name = signal.Signals(stop.received).name
         print(
             f"{name}: saved step {int(state.step)} of {last} in {workdir}; the same command goes on from there.",
             file=sys.stderr,
         )
-    return not stop.received
+    return finished
 
 
 def _check_same_run(config: ConfigDict, workdir: Path) -> None:
     """A working directory belongs to one config; what shapes the result may not change between resumes."""
-    if not (workdir / CONFIG).exists():
-        return
     before, now = load_config(workdir / CONFIG).to_dict(), config.to_dict()
     for section in sorted((before.keys() | now.keys()) - set(RESUMABLE)):
         if json.dumps(before.get(section), sort_keys=True) != json.dumps(now.get(section), sort_keys=True):

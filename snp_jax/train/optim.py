@@ -1,4 +1,4 @@
-"""AdamW with the decay groups, gradient clipping and step schedule of the SNP-S3 recipes (paper section IV-A; method of the release)."""
+"""AdamW with the decay groups, gradient clipping and step schedule of the SNP-S3 recipes (section IV-A)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from snp_jax.models.resnet import FROZEN_PATTERN
+
 DECAY_RULES: tuple[tuple[str, bool], ...] = (
+    (FROZEN_PATTERN, False),
     (r"(^|/)bias$", False),
     (r"norm[^/]*/scale$", False),
     (r"(^|/)(position|segment|cls|relative_position[^/]*)(/|$)", False),
@@ -65,6 +68,13 @@ def decay_mask(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(lambda path, _: is_decayed(parameter_path(path)), params)
 
 
+def frozen_mask(params: Any) -> Any:
+    """Tree of booleans, True where a parameter is never updated (the statistics and affines of frozen BatchNorms)."""
+    return jax.tree_util.tree_map_with_path(
+        lambda path, _: re.search(FROZEN_PATTERN, parameter_path(path)) is not None, params
+    )
+
+
 def learning_rate(step: jax.Array | int, options: OptimOptions) -> jax.Array:
     """Rate of a 0-based step: linear warm-up while step <= W, then one factor per milestone reached."""
     step = jnp.asarray(step, jnp.float32)
@@ -82,7 +92,7 @@ def learning_rate(step: jax.Array | int, options: OptimOptions) -> jax.Array:
 
 
 def make_optimizer(options: OptimOptions) -> optax.GradientTransformation:
-    """Clip by global norm, then AdamW."""
+    """Clip by global norm, then AdamW; frozen parameters get no update."""
     return optax.chain(
         optax.clip_by_global_norm(options.clip_norm),
         optax.adamw(
@@ -93,4 +103,5 @@ def make_optimizer(options: OptimOptions) -> optax.GradientTransformation:
             weight_decay=options.weight_decay,
             mask=decay_mask,
         ),
+        optax.masked(optax.set_to_zero(), frozen_mask),
     )

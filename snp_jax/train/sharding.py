@@ -48,8 +48,8 @@ def make_mesh(options: MeshOptions) -> Mesh:
     sizes = [options.data, options.fsdp]
     if sizes.count(-1) == 1:
         known = int(np.prod([size for size in sizes if size != -1]))
-        sizes[sizes.index(-1)] = devices // known
-    if int(np.prod(sizes)) != devices:
+        sizes[sizes.index(-1)] = devices // max(known, 1)
+    if min(sizes) < 1 or int(np.prod(sizes)) != devices:
         raise UserError(
             f"config.mesh: data={options.data} x fsdp={options.fsdp} does not give the {devices} devices present"
         )

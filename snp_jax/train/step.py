@@ -31,8 +31,9 @@ def make_train_step(
 ) -> Callable[[TrainState, dict], tuple[TrainState, Metrics]]:
     """Builds `step(state, batch) -> (state, metrics)`.
 
-    The state is donated. Every random draw comes from the seed and the state's step, so a resumed run draws the same. Metrics are
-    scalars, averaged over the global batch: each loss term and metric of the task, `loss`, `learning_rate`, `gradient_norm`.
+    The state is donated. Every random draw comes from the seed and the state's step, so a resumed run draws the same.
+    Metrics are scalars, averaged over the global batch: each loss term and metric of the task, `loss`,
+    `learning_rate`, `gradient_norm`.
     """
     spread = spreader(mesh)
 

@@ -43,7 +43,7 @@ class MatchingOptions:
 
 @dataclasses.dataclass(frozen=True)
 class MaskingOptions:
-    """How captions are masked: `kind` "mssm" or "mlm", `ratio` of the tokens, `attentive` = probability of attentive masking."""
+    """How captions are masked: `kind` "mssm" or "mlm", `ratio` of the tokens, `attentive` = its probability."""
 
     kind: str
     ratio: float
@@ -117,8 +117,8 @@ class PretrainTask:
     """Masking and matching losses on pairs of a video and a caption (SNP-S3 section III).
 
     Attributes:
-        weights: loss weight by term: mlm_text (L1), mlm_cross (L2), gvtm_stage1 (L3), gvtm_stage2 (L4), lvwm. A term with weight 0
-            is not computed.
+        weights: loss weight by term: mlm_text (L1), mlm_cross (L2), gvtm_stage1 (L3), gvtm_stage2 (L4), lvwm. A term
+            with weight 0 is not computed.
         lvwm: "after" (last hidden states), "before" (embeddings) or "both".
         words_per_caption: K.
         matching_caption: what stage 2 reads: the "masked" caption (published) or the "raw" one.
@@ -192,16 +192,17 @@ class PretrainTask:
 
         clips = _frames(net, batch, self.num_clips, dropout("video"))
         masked = self.mask_captions(keys["mask"], ids, maskable, net.model.config.bert.vocab_size)
-        # One pass of the text branch over raw and masked captions: matching reads the first half, L1 the second.
-        both = net.text(
-            jnp.concatenate([ids, masked.ids]), jnp.concatenate([mask, mask]), key=dropout("text")
-        )
-        raw, hidden = (jax.tree.map(lambda x, i=i: jnp.split(x, 2)[i], both) for i in range(2))
-
         if self.on("mlm_text"):
+            # One pass of the text branch over raw and masked captions: matching reads the first half, L1 the second.
+            both = net.text(
+                jnp.concatenate([ids, masked.ids]), jnp.concatenate([mask, mask]), key=dropout("text")
+            )
+            raw, hidden = (jax.tree.map(lambda x, i=i: jnp.split(x, 2)[i], both) for i in range(2))
             logits = net.head("text_word_logits", hidden.sequence)
             scored = masking.masked_word_loss(logits, masked.labels, valid)
             terms["mlm_text"], metrics["accuracy_text"] = scored["loss"], scored["accuracy"]
+        else:
+            raw = net.text(ids, mask, key=dropout("text"))
         cross_key, video_key, caption_key = jax.random.split(keys["cross"], 3)
         videos = net.clip_inputs(clips.tokens, clips.mask, key=video_key if train else None)
         if self.on("mlm_cross"):
@@ -213,9 +214,13 @@ class PretrainTask:
             terms["mlm_cross"], metrics["accuracy_cross"] = scored["loss"], scored["accuracy"]
         if self.on("lvwm"):
             terms |= self.lvwm_terms(keys["words"], raw, clips, ids, maskable, valid)
-        embedded = hidden.embedded if self.matching_caption == "masked" else raw.embedded
+        captions = (
+            net.caption_inputs(masked.ids, mask, key=caption_key if train else None)
+            if self.matching_caption == "masked"
+            else CrossInputs(raw.embedded, mask)
+        )
         gvtm, gvtm_metrics = matching_terms(
-            net, raw, clips, CrossInputs(embedded, mask), videos, valid, self.matching,
+            net, raw, clips, captions, videos, valid, self.matching,
             stage1=self.on("gvtm_stage1"), stage2=self.on("gvtm_stage2"), key=keys["pairs"], train=train,
         )  # fmt: skip
         terms |= gvtm

@@ -1,0 +1,53 @@
+"""tools/eval.py: a table, a JSON file, and one line for a mistake."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def evaluate(config, *arguments):
+    command = [sys.executable, str(ROOT / "tools" / "eval.py"), "--config", str(config), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
+
+
+def config_file(tmp_path, task, prepared_dataset):
+    file = tmp_path / f"{task}.py"
+    file.write_text(
+        "from configs import common\n\n\ndef get_config(arg=None):\n"
+        f"    config = common.base({task!r})\n"
+        f"    config.dataset.path = {str(prepared_dataset)!r}\n"
+        "    config.reading.num_workers = 0\n"
+        "    config.evaluation.update(batch_size=3, chunk=5)\n"
+        "    return config\n"
+    )
+    return file
+
+
+def test_evaluation(pretrained, prepared_dataset, tmp_path):
+    out = tmp_path / "new" / "results.json"
+    config = config_file(tmp_path, "retrieval", prepared_dataset)
+    done = evaluate(config, "--checkpoint", pretrained, "--out", out, "--config.evaluation.split=val")
+    assert done.returncode == 0, done.stderr
+    results = json.loads(out.read_text())
+    assert results["checkpoint_step"] == 4 and results["split"] == "val" and results["broken"] == {}
+    assert results["retrieval"]["gallery"] == 4 and results["retrieval"]["queries"] == 12
+    assert len(done.stdout.splitlines()) > 2 and "R@1" in done.stdout
+
+
+def test_mistakes(pretrained, prepared_dataset, tmp_path):
+    config = config_file(tmp_path, "retrieval", prepared_dataset)
+    questions = config_file(tmp_path, "qa", prepared_dataset)
+    for arguments, part in (
+        ((config, "--checkpoint", tmp_path / "nothing"), "no checkpoint found at"),
+        ((questions, "--checkpoint", pretrained), "was trained for pretrain, which has no answers"),
+        ((config, "--checkpoint", pretrained, "--config.evaluation.spilt=val"), "spilt"),
+    ):
+        done = evaluate(*arguments)
+        assert done.returncode == 2, done.stderr
+        (line,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+        assert part in line and done.stderr.splitlines()[-1] == line and "Traceback" not in done.stderr

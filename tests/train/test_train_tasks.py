@@ -1,0 +1,135 @@
+"""The tasks' losses on a synthetic batch: devices, masked examples, switches, learning."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from jax.sharding import AxisType
+
+from snp_jax.data.text import load_tokenizer
+from snp_jax.models.network import Network
+from snp_jax.train import build, inputs, sharding
+from snp_jax.train.optim import make_optimizer
+from snp_jax.train.state import create_state, init_params
+from snp_jax.train.step import make_train_step
+
+
+def make_batch(config, tokenizer):
+    """Eight different pairs; the last one is invalid."""
+    rng, pairs = np.random.default_rng(0), config.batch_size
+    texts = 5 if config.task == "choice" else 1
+    encoded = [tokenizer.encode(f"caption {i % 7} of clip {i}", config.text.max_len) for i in range(pairs * texts)]
+    shape = (pairs, texts, -1) if config.task == "choice" else (pairs, -1)
+    height, width = config.clip.image_size
+    batch = {
+        "video": rng.integers(0, 256, (pairs, config.clip.num_clips, height, width, 3), dtype=np.uint8),
+        "video_mask": np.ones((pairs, config.clip.num_clips), bool),
+        "text_ids": np.stack([ids for ids, _ in encoded]).reshape(shape),
+        "text_mask": np.stack([mask for _, mask in encoded]).reshape(shape),
+        "valid": np.arange(pairs) < pairs - 1,
+    }
+    if config.task in ("qa", "choice"):
+        batch["label"] = (np.arange(pairs) % 3).astype(np.int32)
+    return batch
+
+
+def mesh_of(devices):
+    return jax.make_mesh((devices, 1), sharding.BATCH_AXES, axis_types=(AxisType.Auto,) * 2, devices=jax.devices()[:devices])
+
+
+def start(config, devices):
+    """(state, step, batch on the devices) of a config."""
+    tokenizer, mesh = load_tokenizer(config.text.tokenizer), mesh_of(devices)
+    model, task, options = build.build_model(config, tokenizer), build.build_task(config, tokenizer), build.build_optim(config)
+    tx = make_optimizer(options)
+    state = create_state(lambda: init_params(model, jax.random.key(0), spec=inputs.clip_spec(config)), tx, mesh)
+    places = jax.tree.map(lambda leaf: leaf.sharding, state)
+    step = make_train_step(model, task, tx, options, mesh, places, config.seed)
+    return state, step, sharding.put_batch(make_batch(config, tokenizer), mesh)
+
+
+def test_one_device_and_eight_give_the_same_update(tiny_config):
+    """With dropout and every random draw on. Of the update the first moments are compared, which are 0.1 x the
+    gradients: Adam's first step is their sign, also where they are rounding noise."""
+    results = []
+    for devices in (1, 8):
+        state, step, batch = start(tiny_config("pretrain"), devices)
+        state, metrics = step(state, batch)
+        results.append(jax.device_get((metrics, optax.tree.get(state.opt_state, "mu"))))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *results)
+
+
+@pytest.mark.parametrize("task", ["retrieval", "qa", "choice"])
+def test_a_task_learns_one_batch(task, tiny_config):
+    config = tiny_config(task)
+    config.optim.update(learning_rate=1e-2, warmup_steps=0)
+    config.model.bert.update(dropout=0.0, attention_dropout=0.0)
+    config.model.head_dropout = 0.0
+    state, step, batch = start(config, 1)
+    losses = []
+    for _ in range(15):
+        state, metrics = step(state, batch)
+        losses.append(float(metrics["loss"]))
+    assert np.isfinite(losses).all() and losses[-1] < 0.9 * losses[0], losses  # temperature 1 bounds retrieval's from below
+
+
+@pytest.fixture(scope="module")
+def pretraining(tiny_config):
+    """(compute(batch, number) -> (metrics, first moments) of a step with that number, batch) on one device."""
+    config = tiny_config("pretrain")
+    state, step, _ = start(config, 1)
+
+    def compute(batch, number):
+        fresh = jax.tree.map(jnp.copy, state).replace(step=jnp.int32(number))  # the step donates its state
+        after, metrics = step(fresh, sharding.put_batch(batch, mesh_of(1)))
+        return jax.device_get((metrics, optax.tree.get(after.opt_state, "mu")))
+
+    return compute, make_batch(config, load_tokenizer(config.text.tokenizer))
+
+
+def test_an_invalid_example_has_no_influence(pretraining):
+    compute, batch = pretraining
+    changed = {name: value.copy() for name, value in batch.items()}
+    changed["video"][-1] = 255 - changed["video"][-1]
+    changed["text_ids"][-1] = changed["text_ids"][0]
+    changed["text_mask"][-1] = changed["text_mask"][0]
+    one, other = compute(batch, 1), compute(changed, 1)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), one, other)
+    changed["text_ids"][0, 1] = 7
+    assert compute(changed, 1)[0]["loss"] != one[0]["loss"]
+
+
+def test_same_step_number_same_draws(pretraining):
+    compute, batch = pretraining
+    first, again, other = (compute(batch, number)[0]["loss"] for number in (1, 1, 2))
+    assert first == again and first != other
+
+
+def test_a_batch_without_valid_examples_changes_nothing(pretraining):
+    compute, batch = pretraining
+    none = {**batch, "valid": np.zeros(8, bool), "video_mask": np.zeros((8, 2), bool)}
+    metrics, moments = compute(none, 0)
+    assert metrics["loss"] == 0 and metrics["gradient_norm"] == 0
+    assert not any(leaf.any() for leaf in jax.tree.leaves(moments))
+
+
+@pytest.mark.parametrize("term", ["mlm_text", "mlm_cross", "gvtm_stage1", "gvtm_stage2", "lvwm"])
+def test_weight_zero_switches_a_term_off(term, tiny_config):
+    """Traced, not computed: a term without a weight is absent from the step."""
+    config = tiny_config("pretrain")
+    tokenizer = load_tokenizer(config.text.tokenizer)
+    model, task = build.build_model(config, tokenizer), build.build_task(config, tokenizer)
+    batch = make_batch(config, tokenizer)
+    params = jax.eval_shape(lambda: init_params(model, jax.random.key(0), spec=inputs.clip_spec(config)))
+    less = dataclasses.replace(task, weights={**task.weights, term: 0.0})
+    shapes = jax.eval_shape(
+        lambda params, batch, key: less.loss(Network(model, params), batch, key, train=True),
+        params, jax.tree.map(jnp.asarray, batch), jax.random.key(0),
+    )  # fmt: skip
+    terms = {"mlm_text", "mlm_cross", "gvtm_stage1", "gvtm_stage2", "lvwm"}
+    assert terms & set(shapes[1]) == terms - {term}
