@@ -33,9 +33,7 @@ def base(task: str) -> ConfigDict:
     config.text.top_k = 3000  # significant words
 
     config.model = ConfigDict()
-    config.model.dtype = (
-        "float32"  # of activations: "float32" or "bfloat16"; parameters and losses stay float32
-    )
+    config.model.dtype = "float32"  # of activations: "float32" or "bfloat16"; parameters and losses stay float32
     config.model.num_answers = 1500 if task == "qa" else 0
     config.model.head_dropout = 0.1
     config.model.bert = ConfigDict()  # the vocabulary size is the tokeniser's
@@ -60,9 +58,7 @@ def base(task: str) -> ConfigDict:
         config.objective.matching = ConfigDict()
         config.objective.matching.anchor = "middle"  # positive clips of stage 1 and LVWM: "middle" or "bag"
         config.objective.matching.temperature = 1.0  # of stage-1 similarities
-        config.objective.matching.negatives = (
-            0  # stage-2 negatives a text and a video; 0 = all pairs of the batch
-        )
+        config.objective.matching.negatives = 0  # stage-2 negatives a text and a video; 0 = all pairs of the batch
         config.objective.matching.draw_temperature = 0.1  # softness of their choice, in cosine similarity
         config.objective.matching.chunk = 512  # pairs a cross-branch pass
         config.objective.weights = ConfigDict()  # 0 = the term is not computed

@@ -20,9 +20,7 @@ SHOWN = 15
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     source = parser.add_mutually_exclusive_group(required=True)
     source.add_argument("--data", help="folder dataset: the captions of its train.jsonl")
     source.add_argument("--captions", nargs="+", help=".txt (a caption a line) or .jsonl files")
@@ -35,14 +33,10 @@ def main() -> None:
         "adds background,backgrounds)",
     )
     parser.add_argument("--tokenizer", help="also report how many words are significant for this tokeniser")
-    parser.add_argument(
-        "--top-k", type=int, default=DEFAULT_TOP_K, help="for that report (default: %(default)s)"
-    )
+    parser.add_argument("--top-k", type=int, default=DEFAULT_TOP_K, help="for that report (default: %(default)s)")
     args = parser.parse_args()
 
-    captions = (
-        read_training_texts(args.data, captions_only=True) if args.data else read_captions(args.captions)
-    )
+    captions = read_training_texts(args.data, captions_only=True) if args.data else read_captions(args.captions)
     abandon = [word.strip().lower() for word in args.abandon.split(",") if word.strip()]
     # Read before the long part, so that a wrong path fails at once.
     tokenizer = load_tokenizer(args.tokenizer) if args.tokenizer else None
@@ -60,12 +54,8 @@ def _top_words(mined: MinedWords) -> str:
     """The most frequent words of each part of speech, one column each."""
     columns = []
     for tag in ("verb", "noun", "adj"):
-        counts = {
-            word: getattr(entry, tag) for word, entry in mined.words.items() if word not in mined.abandon
-        }
-        top = sorted((word for word in counts if counts[word]), key=lambda word: (-counts[word], word))[
-            :SHOWN
-        ]
+        counts = {word: getattr(entry, tag) for word, entry in mined.words.items() if word not in mined.abandon}
+        top = sorted((word for word in counts if counts[word]), key=lambda word: (-counts[word], word))[:SHOWN]
         columns.append([tag, *(f"{word} {counts[word]:,}" for word in top)])
     rows = zip_longest(*columns, fillvalue="")
     return "\n".join("".join(f"{cell:<26}" for cell in row).rstrip() for row in rows)

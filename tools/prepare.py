@@ -23,14 +23,10 @@ def main() -> None:
     fingerprint = folder.fingerprint(splits)
     there = prepared_fingerprint(options.out)
     if there is not None and there != fingerprint:
-        raise UserError(
-            f"{options.out}: holds a dataset made from other data; delete it or choose another --out"
-        )
+        raise UserError(f"{options.out}: holds a dataset made from other data; delete it or choose another --out")
     if there is None:
         total = sum(len(videos) for videos in splits.values())
-        with tqdm(
-            total=2 * total, desc="preparing", unit="step"
-        ) as bar:  # a video is opened once and copied once
+        with tqdm(total=2 * total, desc="preparing", unit="step") as bar:  # a video is opened once and copied once
             summaries = folder.summarise(splits, jobs=options.jobs, progress=bar.update)
             write_dataset(splits, summaries, options.out, fingerprint=fingerprint, progress=bar.update)
     else:
@@ -39,9 +35,7 @@ def main() -> None:
 
 
 def _parse() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
     own = kinds.add_parser("folder", help="videos/ and {train,val,test}.jsonl")
     own.add_argument("--data", required=True, help="the folder")
@@ -58,9 +52,7 @@ def _table(summaries: dict[str, SplitSummary]) -> str:
         hours, megabytes = f"{summary.seconds / 3600:.2f}", f"{summary.bytes / 1e6:.1f}"
         rows.append((split, *(f"{count:,}" for count in counts), hours, str(summary.unreadable), megabytes))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows
-    )
+    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Collects a quickstart's numbers into results.json and draws report.html.
 
-    python tools/report.py --root runs/quickstart
+python tools/report.py --root runs/quickstart
 """
 
 from __future__ import annotations

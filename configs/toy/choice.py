@@ -1,6 +1,6 @@
 """Quickstart fine-tuning: choice on the embedded corpus, from the pre-trained model.
 
-    python -m snp_jax.train --config configs/toy/choice.py --workdir runs/quickstart/choice
+python -m snp_jax.train --config configs/toy/choice.py --workdir runs/quickstart/choice
 """
 
 from configs.toy.common import ROOT, tiny

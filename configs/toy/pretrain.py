@@ -1,6 +1,6 @@
 """Quickstart pre-training, second stage: every objective of SNP-S3 on clips of the embedded corpus.
 
-    python -m snp_jax.train --config configs/toy/pretrain.py --workdir runs/quickstart/pretrain
+python -m snp_jax.train --config configs/toy/pretrain.py --workdir runs/quickstart/pretrain
 """
 
 from configs.toy.common import ROOT, tiny

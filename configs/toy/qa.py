@@ -1,6 +1,6 @@
 """Quickstart fine-tuning: qa on the embedded corpus, from the pre-trained model.
 
-    python -m snp_jax.train --config configs/toy/qa.py --workdir runs/quickstart/qa
+python -m snp_jax.train --config configs/toy/qa.py --workdir runs/quickstart/qa
 """
 
 from configs.toy.common import ROOT, tiny

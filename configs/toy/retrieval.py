@@ -1,6 +1,6 @@
 """Quickstart fine-tuning: retrieval on the embedded corpus, from the pre-trained model.
 
-    python -m snp_jax.train --config configs/toy/retrieval.py --workdir runs/quickstart/retrieval
+python -m snp_jax.train --config configs/toy/retrieval.py --workdir runs/quickstart/retrieval
 """
 
 from configs.toy.common import ROOT, tiny

@@ -160,8 +160,6 @@ def _find(tree: Mapping[str, Any], path: str) -> np.ndarray:
     node: Any = tree
     for part in path.split("/"):
         if not isinstance(node, Mapping) or part not in node:
-            raise UserError(
-                f"parameter {path}: not in the model, which has no {part!r} there; check the configuration"
-            )
+            raise UserError(f"parameter {path}: not in the model, which has no {part!r} there; check the configuration")
         node = node[part]
     return np.asarray(node)

@@ -31,9 +31,7 @@ def read_captions(files: Iterable[str | Path]) -> list[str]:
         elif path.suffix == ".txt":
             captions += [line for _, line in _lines(path)]
         else:
-            raise UserError(
-                f"{path}: captions are read from .txt and .jsonl files; rename or convert this one"
-            )
+            raise UserError(f"{path}: captions are read from .txt and .jsonl files; rename or convert this one")
     return captions
 
 
@@ -47,16 +45,12 @@ def read_training_texts(folder: str | Path, *, captions_only: bool = False) -> l
     texts: list[str] = []
     for where, entry in _json_lines(path):
         if not isinstance(entry, dict):
-            raise UserError(
-                f"{where}: expected a JSON object that describes a video, found {str(entry)[:40]!r}"
-            )
+            raise UserError(f"{where}: expected a JSON object that describes a video, found {str(entry)[:40]!r}")
         texts += _strings(entry.get("captions", []), "captions", where)
         if not captions_only:
             questions = entry.get("questions", [])
             if not isinstance(questions, list) or not all(isinstance(q, dict) for q in questions):
-                raise UserError(
-                    f'{where}: "questions" must be a list of objects with "question" and "answer"'
-                )
+                raise UserError(f'{where}: "questions" must be a list of objects with "question" and "answer"')
             texts += _strings([q.get("question", "") for q in questions], "questions", where)
             texts += _strings(entry.get("options", []), "options", where)
     return texts
@@ -72,9 +66,7 @@ def write_atomically(path: str | Path, content: bytes) -> None:
         os.replace(partial, path)
     except OSError as error:
         partial.unlink(missing_ok=True)
-        raise UserError(
-            f"{path}: cannot be written ({error.strerror}); free some space or choose another place"
-        ) from error
+        raise UserError(f"{path}: cannot be written ({error.strerror}); free some space or choose another place") from error
 
 
 def _captions_of(entry: object, where: str) -> Sequence[str]:
@@ -84,9 +76,7 @@ def _captions_of(entry: object, where: str) -> Sequence[str]:
         return _strings(entry["captions"], "captions", where)
     if isinstance(entry, dict) and "caption" in entry:
         return _strings([entry["caption"]], "caption", where)
-    raise UserError(
-        f'{where}: no captions found; expected an object with "captions" or "caption", or a string'
-    )
+    raise UserError(f'{where}: no captions found; expected an object with "captions" or "caption", or a string')
 
 
 def _strings(value: object, key: str, where: str) -> list[str]:
@@ -101,9 +91,7 @@ def _json_lines(path: Path) -> Iterator[tuple[str, object]]:
         try:
             yield where, json.loads(line)
         except json.JSONDecodeError as error:
-            raise UserError(
-                f"{where}: not valid JSON ({error.msg} at column {error.colno}); mend this line"
-            ) from error
+            raise UserError(f"{where}: not valid JSON ({error.msg} at column {error.colno}); mend this line") from error
 
 
 def _lines(path: Path) -> Iterator[tuple[int, str]]:

@@ -68,9 +68,7 @@ class TextTask(Protocol):
 
 def read_annotations(source: VideoSource) -> list[Annotation]:
     """All annotations of a split in storage order: row i belongs to `index` i of `eval_batches`."""
-    rows = tqdm(
-        range(len(source)), desc=f"reading {source.split} annotations", leave=False, disable=None, delay=2
-    )
+    rows = tqdm(range(len(source)), desc=f"reading {source.split} annotations", leave=False, disable=None, delay=2)
     return [source[i].annotation for i in rows]
 
 
@@ -142,14 +140,10 @@ def eval_batches(
     examples = grain.MapDataset.range(batches * batch_size * count).map(
         functools.partial(_evaluation_example, source=source, spec=spec)
     )
-    return BatchStream(
-        examples, batch_size, reading, start=index, stride=count, identity={"videos": len(source)}
-    )
+    return BatchStream(examples, batch_size, reading, start=index, stride=count, identity={"videos": len(source)})
 
 
-def _training_example(
-    record: Record, rng: np.random.Generator, *, spec: ClipSpec, text: TextTask
-) -> dict[str, Any]:
+def _training_example(record: Record, rng: np.random.Generator, *, spec: ClipSpec, text: TextTask) -> dict[str, Any]:
     words = text(record.annotation, rng)  # before the frames, which draw more or fewer numbers
     choice = sampling.random_frames(rng, spec.num_clips, spec.frames_per_clip)
     return {**_decoded(record, choice, spec), **words}

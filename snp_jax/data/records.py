@@ -82,13 +82,11 @@ def parse_line(text: str, file: str | Path, line: int) -> VideoLine:
         entry = json.loads(text)
     except json.JSONDecodeError as error:
         raise UserError(
-            f"{where}: this line is not JSON ({error.msg} at column {error.colno}); "
-            "write one JSON object per line"
+            f"{where}: this line is not JSON ({error.msg} at column {error.colno}); write one JSON object per line"
         ) from error
     if not isinstance(entry, dict):
         raise UserError(
-            f'{where}: expected a JSON object such as {{"video": "a.mp4", "captions": ["..."]}}, '
-            f"found {_shown(entry)}"
+            f'{where}: expected a JSON object such as {{"video": "a.mp4", "captions": ["..."]}}, found {_shown(entry)}'
         )
     _check_keys(entry, _KEYS, where)
     video = _video_path(entry, where)
@@ -107,8 +105,7 @@ def parse_line(text: str, file: str | Path, line: int) -> VideoLine:
     )
     if not (annotation.captions or annotation.questions or annotation.options):
         raise UserError(
-            f'{where}: video "{video}" has no captions, no questions and no options; '
-            'add "captions": ["..."] or remove the line'
+            f'{where}: video "{video}" has no captions, no questions and no options; add "captions": ["..."] or remove the line'
         )
     return VideoLine(annotation, video, where)
 
@@ -151,9 +148,7 @@ def from_example(example: Mapping[str, Any]) -> Annotation:
         end=None if end < 0 else end,
         questions=tuple(
             Question(_text(question), _text(answer), _text(kind))
-            for question, answer, kind in zip(
-                questions["question"], questions["answer"], questions["kind"], strict=True
-            )
+            for question, answer, kind in zip(questions["question"], questions["answer"], questions["kind"], strict=True)
         ),
         options=tuple(_text(option) for option in example["options"]),
         option_answer=None if option_answer < 0 else option_answer,
@@ -188,9 +183,7 @@ def _video_path(entry: Mapping[str, Any], where: str) -> str:
         )
     path = PurePosixPath(video)
     if path.is_absolute() or ".." in path.parts:
-        raise UserError(
-            f'{where}: "video" is {_shown(video)}; give a path below videos/, without ".." or a leading "/"'
-        )
+        raise UserError(f'{where}: "video" is {_shown(video)}; give a path below videos/, without ".." or a leading "/"')
     return str(path)
 
 
@@ -208,20 +201,14 @@ def _span(entry: Mapping[str, Any], where: str) -> tuple[float | None, float | N
     bounds = []
     for key in ("start", "end"):
         value = entry.get(key)
-        number = (
-            isinstance(value, int | float)
-            and not isinstance(value, bool)
-            and math.isfinite(value)
-            and value >= 0
-        )
+        number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value) and value >= 0
         if value is not None and not number:
             raise UserError(f'{where}: "{key}" must be a time in seconds, found {_shown(value)}')
         bounds.append(None if value is None else float(value))
     start, end = bounds
     if end is not None and end <= (start or 0.0):
         raise UserError(
-            f"{where}: the span ends at {end} s, not after its start at {start or 0.0} s; "
-            'correct "start" and "end"'
+            f'{where}: the span ends at {end} s, not after its start at {start or 0.0} s; correct "start" and "end"'
         )
     return start, end
 
@@ -229,22 +216,13 @@ def _span(entry: Mapping[str, Any], where: str) -> tuple[float | None, float | N
 def _questions(entry: Mapping[str, Any], where: str) -> tuple[Question, ...]:
     value = entry.get("questions", [])
     if not isinstance(value, list) or not all(isinstance(item, dict) for item in value):
-        raise UserError(
-            f'{where}: "questions" must be a list of {{"question": "...", "answer": "..."}}, '
-            f"found {_shown(value)}"
-        )
+        raise UserError(f'{where}: "questions" must be a list of {{"question": "...", "answer": "..."}}, found {_shown(value)}')
     questions = []
     for item in value:
         _check_keys(item, _QUESTION_KEYS, f"{where}: in a question")
         fields = {key: item.get(key, "") for key in _QUESTION_KEYS}
-        if (
-            not all(isinstance(text, str) for text in fields.values())
-            or not fields["question"]
-            or not fields["answer"]
-        ):
-            raise UserError(
-                f'{where}: a question needs a "question" and an "answer", both text, found {_shown(item)}'
-            )
+        if not all(isinstance(text, str) for text in fields.values()) or not fields["question"] or not fields["answer"]:
+            raise UserError(f'{where}: a question needs a "question" and an "answer", both text, found {_shown(item)}')
         questions.append(Question(**fields))
     return tuple(questions)
 
@@ -257,8 +235,7 @@ def _option_answer(entry: Mapping[str, Any], num_options: int, where: str) -> in
         raise UserError(f'{where}: a multiple choice needs at least two "options", found {num_options}')
     if not isinstance(answer, int) or isinstance(answer, bool) or not 0 <= answer < num_options:
         raise UserError(
-            f'{where}: "option_answer" must be the index of the right option, 0 to {num_options - 1}, '
-            f"found {_shown(answer)}"
+            f'{where}: "option_answer" must be the index of the right option, 0 to {num_options - 1}, found {_shown(answer)}'
         )
     return answer
 
@@ -270,7 +247,5 @@ def _fits(entry: Mapping[str, Any], num_captions: int, where: str) -> tuple[froz
     ):
         raise UserError(f'{where}: "fits" must hold one list of video ids per caption, found {_shown(value)}')
     if len(value) != num_captions:
-        raise UserError(
-            f'{where}: "fits" has {len(value)} lists for {num_captions} captions; give one list per caption'
-        )
+        raise UserError(f'{where}: "fits" has {len(value)} lists for {num_captions} captions; give one list per caption')
     return tuple(frozenset(ids) for ids in value)

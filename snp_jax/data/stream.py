@@ -138,9 +138,7 @@ class BatchStream(grain.DatasetIterator):
             grain.ReadOptions(num_threads=reading.num_threads, prefetch_buffer_size=reading.buffer)
         )
         if reading.num_workers:
-            processes = grain.MultiprocessingOptions(
-                reading.num_workers, per_worker_buffer_size=reading.buffer
-            )
+            processes = grain.MultiprocessingOptions(reading.num_workers, per_worker_buffer_size=reading.buffer)
             options = grain.experimental.DatasetOptions(min_shm_size=_SHARED_MEMORY_FROM)
             examples = grain.experimental.WithOptionsIterDataset(examples, options)
             examples = examples.mp_prefetch(processes, worker_init_fn=_start_worker)
@@ -173,8 +171,7 @@ class _ReadAhead:
             raise item
         if isinstance(item, BaseException):
             raise RuntimeError(
-                f"reading the data failed ({self._reading.num_workers} worker processes): "
-                f"{type(item).__name__}: {item}"
+                f"reading the data failed ({self._reading.num_workers} worker processes): {type(item).__name__}: {item}"
             ) from item
         return item
 

@@ -73,12 +73,8 @@ def build_answer_vocabulary(annotations: Iterable[Annotation], size: int) -> dic
     Raises:
         UserError: there are no questions.
     """
-    counts = collections.Counter(
-        question.answer for annotation in annotations for question in annotation.questions
-    )
+    counts = collections.Counter(question.answer for annotation in annotations for question in annotation.questions)
     if not counts:
-        raise UserError(
-            'no video has questions; add "questions": [{"question": "...", "answer": "..."}] to the lines'
-        )
+        raise UserError('no video has questions; add "questions": [{"question": "...", "answer": "..."}] to the lines')
     ranked = sorted(counts, key=lambda answer: (-counts[answer], answer))
     return {answer: i for i, answer in enumerate(ranked[:size])}

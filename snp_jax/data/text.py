@@ -46,14 +46,10 @@ class Tokenizer(ABC):
                 f"{source}: the vocabulary has no {', '.join(missing)}; use a BERT vocab.txt, or a model "
                 "trained with tools/train_tokenizer.py"
             )
-        self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = (
-            ids[piece] for piece in SPECIAL_PIECES
-        )
+        self.pad_id, self.unk_id, self.cls_id, self.sep_id, self.mask_id = (ids[piece] for piece in SPECIAL_PIECES)
         self.special_ids = frozenset(ids[piece] for piece in SPECIAL_PIECES) | self._reserved_ids()
 
-    def encode(
-        self, text: str, max_len: int, rng: np.random.Generator | None = None
-    ) -> tuple[np.ndarray, np.ndarray]:
+    def encode(self, text: str, max_len: int, rng: np.random.Generator | None = None) -> tuple[np.ndarray, np.ndarray]:
         """`[CLS] tokens [SEP]`, padded to `max_len`.
 
         A text of more than `max_len - 2` tokens keeps a window of that length: a random one drawn once with
@@ -84,9 +80,7 @@ class Tokenizer(ABC):
     def __getstate__(self) -> dict:
         # The back ends are rebuilt on first use: one cannot be pickled, the other would carry a second
         # vocabulary.
-        return {
-            key: value for key, value in self.__dict__.items() if key not in ("_backend", "_ids_of_words")
-        }
+        return {key: value for key, value in self.__dict__.items() if key not in ("_backend", "_ids_of_words")}
 
     @abstractmethod
     def token_ids(self, text: str) -> list[int]:
@@ -156,9 +150,7 @@ class SentencePieceTokenizer(Tokenizer):
                 raise RuntimeError("empty file")  # the library takes it for a model that is loaded later
             backend = self._backend
         except RuntimeError as error:
-            raise UserError(
-                f"{source}: this is not a SentencePiece model; train one with tools/train_tokenizer.py"
-            ) from error
+            raise UserError(f"{source}: this is not a SentencePiece model; train one with tools/train_tokenizer.py") from error
         super().__init__([backend.id_to_piece(i) for i in range(backend.get_piece_size())], source)
 
     @cached_property

@@ -114,6 +114,5 @@ def _cleaned(texts: Iterable[str]) -> list[str]:
 
 def _too_small(vocab_size: int, reason: str) -> UserError:
     return UserError(
-        f"--vocab-size {vocab_size} is too small for this corpus ({' '.join(reason.split())}); "
-        "choose a larger one"
+        f"--vocab-size {vocab_size} is too small for this corpus ({' '.join(reason.split())}); choose a larger one"
     )

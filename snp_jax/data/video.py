@@ -95,9 +95,7 @@ def decode_clip(
         shown = _display_order(packets)
         if shown is not None:
             first, last = _frames_in_span([packets[i].pts for i in shown], float(stream.time_base), span)
-            wanted = [
-                shown[first + i] for i in choose(last - first).tolist()
-            ]  # packet numbers, repeats included
+            wanted = [shown[first + i] for i in choose(last - first).tolist()]  # packet numbers, repeats included
             _decode_planned(stream.codec_context, packets, set(wanted), take, deadline)
             if all(packets[i].pts in take.images for i in wanted):
                 return np.stack([take.images[packets[i].pts] for i in wanted])
@@ -135,9 +133,7 @@ class _Converter:
     def __init__(self, image_size: tuple[int, int], limits: Limits):
         self._height, self._width = image_size
         self._limits = limits
-        self._reformatter = (
-            VideoReformatter()
-        )  # one for all frames: building the scaler costs more than using it
+        self._reformatter = VideoReformatter()  # one for all frames: building the scaler costs more than using it
         self.images: dict[int, np.ndarray] = {}
 
     def keep(self, frame: av.VideoFrame, key: int) -> None:
@@ -147,9 +143,7 @@ class _Converter:
         rgb = self._reformatter.reformat(
             frame, width=width, height=height, format="rgb24", interpolation=Interpolation.BILINEAR, threads=1
         )
-        self.images[key] = np.rot90(
-            rgb.to_ndarray(), quarter_turns
-        )  # FFmpeg stores rotation, it does not apply it
+        self.images[key] = np.rot90(rgb.to_ndarray(), quarter_turns)  # FFmpeg stores rotation, it does not apply it
 
 
 def _open(source: bytes | str) -> av.container.InputContainer:
@@ -184,14 +178,10 @@ def _video_stream(container: av.container.InputContainer, limits: Limits) -> av.
 
 def _check_size(width: int, height: int, limits: Limits) -> None:
     if width * height > limits.max_pixels:
-        raise VideoError(
-            "too_large", f"frames of {width} x {height} pixels exceed the limit of {limits.max_pixels} pixels"
-        )
+        raise VideoError("too_large", f"frames of {width} x {height} pixels exceed the limit of {limits.max_pixels} pixels")
 
 
-def _demux(
-    container: av.container.InputContainer, stream: av.VideoStream, deadline: _Deadline
-) -> list[av.Packet]:
+def _demux(container: av.container.InputContainer, stream: av.VideoStream, deadline: _Deadline) -> list[av.Packet]:
     """All packets of the stream in decoding order, without a cut-off last one."""
     packets = []
     try:
@@ -219,9 +209,7 @@ def _display_order(packets: Sequence[av.Packet]) -> list[int] | None:
     return sorted(shown, key=lambda i: packets[i].pts)
 
 
-def _frames_in_span(
-    stamps: Sequence[int], unit_s: float, span: tuple[float | None, float | None]
-) -> tuple[int, int]:
+def _frames_in_span(stamps: Sequence[int], unit_s: float, span: tuple[float | None, float | None]) -> tuple[int, int]:
     """First and one-past-last of the frames on screen within the span.
 
     Frame i appears at `stamps[i] * unit_s` seconds.
@@ -326,9 +314,7 @@ def _decode_counted(
     raise VideoError("damaged", "decoding the same packets twice gave different numbers of frames")
 
 
-def _decode(
-    context: av.VideoCodecContext, packet: av.Packet | None, first_pts: int | None
-) -> Iterator[av.VideoFrame]:
+def _decode(context: av.VideoCodecContext, packet: av.Packet | None, first_pts: int | None) -> Iterator[av.VideoFrame]:
     """The frames that one packet (None: the end) brings out; an error or a corrupt frame is damage."""
     try:
         frames = context.decode(packet)

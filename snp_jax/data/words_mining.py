@@ -109,8 +109,7 @@ def _load_tagger():
         return spacy.load(MODEL, exclude=_UNUSED)
     except OSError as error:
         raise UserError(
-            f"spaCy's model {MODEL} cannot be loaded ({str(error).splitlines()[0]}); "
-            "install requirements.txt (`make setup`)"
+            f"spaCy's model {MODEL} cannot be loaded ({str(error).splitlines()[0]}); install requirements.txt (`make setup`)"
         ) from error
 
 

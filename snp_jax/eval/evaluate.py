@@ -65,12 +65,8 @@ def evaluate(run: TrainedRun, config) -> Evaluation:
     outcome = None
     if task == "qa":
         train = pipeline.open_source(config.dataset.path, config.dataset.train_split)
-        labels = np.array(
-            [run.answers.get(q.answer, -1) for a in pipeline.read_annotations(train) for q in a.questions]
-        )
-        numbers = protocols.question_answering(
-            scorer, videos, annotations, run.tokenizer, run.answers, labels, max_len=max_len
-        )
+        labels = np.array([run.answers.get(q.answer, -1) for a in pipeline.read_annotations(train) for q in a.questions])
+        numbers = protocols.question_answering(scorer, videos, annotations, run.tokenizer, run.answers, labels, max_len=max_len)
     elif task == "choice":
         numbers = protocols.multiple_choice(scorer, videos, annotations, run.tokenizer, max_len=max_len)
     else:

@@ -41,9 +41,7 @@ def positive_pairs(
     columns = {video: i for i, video in enumerate(videos)}
     strangers = [video for video in text_videos if video not in columns]
     if strangers:
-        raise ValueError(
-            f"{len(strangers)} texts belong to no candidate video, the first one to {strangers[0]!r}"
-        )
+        raise ValueError(f"{len(strangers)} texts belong to no candidate video, the first one to {strangers[0]!r}")
     positives = np.zeros((len(texts), len(videos)), bool)
     own = [columns[video] for video in text_videos]
     positives[np.arange(len(texts)), own] = True

@@ -112,8 +112,7 @@ def report_html(data: ReportData) -> str:
 
 
 _GALLERY_NOTE = (
-    "Test captions and the five videos that the model ranks first, as evenly chosen frames. "
-    "A right video has a green frame."
+    "Test captions and the five videos that the model ranks first, as evenly chosen frames. A right video has a green frame."
 )
 _HEAT_NOTE = (
     "Similarity of each significant word of the caption with each clip of its video. Orange: higher than the "
@@ -203,15 +202,10 @@ def _heat_map(heat_map: HeatMap) -> str:
             f"a heat map of {len(heat_map.words)} words and {len(heat_map.frames)} frames cannot have "
             f"similarities of shape {similarity.shape}"
         )
-    frames = "".join(
-        f"<td>{_strip(frame[None], f'clip {i}')}</td>" for i, frame in enumerate(heat_map.frames, 1)
-    )
+    frames = "".join(f"<td>{_strip(frame[None], f'clip {i}')}</td>" for i, frame in enumerate(heat_map.frames, 1))
     rows = "".join(
         f'<tr><th scope="row">{escape(word)}</th>'
-        + "".join(
-            f'<td style="background:{colour}">{value:.2f}</td>'
-            for value, colour in zip(values, colours, strict=True)
-        )
+        + "".join(f'<td style="background:{colour}">{value:.2f}</td>' for value, colour in zip(values, colours, strict=True))
         + "</tr>\n"
         for word, values, colours in zip(heat_map.words, similarity, heat_colours(similarity), strict=True)
     )
@@ -245,9 +239,7 @@ def _duration(seconds: float) -> str:
 
 
 def _facts(facts: Mapping[str, str]) -> str:
-    return (
-        "<dl>" + "".join(f"<dt>{escape(k)}</dt><dd>{escape(str(v))}</dd>" for k, v in facts.items()) + "</dl>"
-    )
+    return "<dl>" + "".join(f"<dt>{escape(k)}</dt><dd>{escape(str(v))}</dd>" for k, v in facts.items()) + "</dl>"
 
 
 def _strip(frames: np.ndarray, name: str) -> str:

@@ -54,9 +54,7 @@ def read_curves(path: str | Path, terms: Sequence[str] | None = None) -> Curves:
             if wanted and isinstance(value, (int, float)):
                 points.setdefault(name, []).append((line["step"], value))
     if not points:
-        raise UserError(
-            f"{path}: no loss was written ({', '.join(terms or ['loss'])}); check the names of the terms"
-        )
+        raise UserError(f"{path}: no loss was written ({', '.join(terms or ['loss'])}); check the names of the terms")
     names = [name for name in terms if name in points] if terms is not None else list(points)
     return {name: tuple(map(np.array, zip(*points[name], strict=True))) for name in names}
 
@@ -112,9 +110,7 @@ def frame_strip(frames: np.ndarray, *, max_frames: int = 6, height: int = 72) ->
     width = max(1, round(chosen.shape[2] * height / chosen.shape[1]))
     strip = Image.new("RGB", (count * (width + _GAP) - _GAP, height), "white")
     for i, frame in enumerate(chosen):
-        strip.paste(
-            Image.fromarray(frame).resize((width, height), Image.Resampling.LANCZOS), (i * (width + _GAP), 0)
-        )
+        strip.paste(Image.fromarray(frame).resize((width, height), Image.Resampling.LANCZOS), (i * (width + _GAP), 0))
     out = io.BytesIO()
     strip.save(out, "JPEG", quality=82)
     return out.getvalue()

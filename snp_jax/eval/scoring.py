@@ -125,11 +125,7 @@ class Scorer:
         for part in tqdm(rows, desc="pairs", unit=f"x{self._chunk}", dynamic_ncols=True, leave=False):
             text, video = text_index[part], video_index[part]
             outputs.append(
-                np.asarray(
-                    self._score(
-                        self._params, ids[text], mask[text], videos.tokens[video], videos.mask[video], head
-                    )
-                )
+                np.asarray(self._score(self._params, ids[text], mask[text], videos.tokens[video], videos.mask[video], head))
             )
         return np.concatenate(outputs)[: len(text_index)]
 

@@ -63,9 +63,7 @@ def format_table(table: Table) -> str:
     lines = (table.header, *table.rows)
     widths = [max(len(line[i]) for line in lines) for i in range(len(table.header))]
     text = [
-        "  ".join(
-            [line[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(line[1:], widths[1:], strict=True))]
-        )
+        "  ".join([line[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(line[1:], widths[1:], strict=True))])
         for line in lines
     ]
     parts = [table.title, text[0], "-" * len(text[0]), *text[1:]]
@@ -92,9 +90,7 @@ def _retrieval_table(results: Mapping, bars: Bars | None) -> Table:
         covered = "all pairs" if candidates >= gallery else f"the best {candidates} of stage 1"
         notes.append(f"stage 2 scores {covered}")
     if "several_correct" in retrieval:
-        notes.append(
-            f"{retrieval['several_correct']:,} captions fit several videos and count all of them as correct"
-        )
+        notes.append(f"{retrieval['several_correct']:,} captions fit several videos and count all of them as correct")
     title = f"Retrieval among {gallery} videos, recall in %"
     return Table(title, header, tuple(rows), "; ".join(notes) + ".")
 
@@ -127,9 +123,7 @@ def _accuracy_table(results: Mapping, bars: Bars | None) -> Table:
 
 
 def _recall_cells(stages: Mapping) -> Sequence[str]:
-    return [
-        _number(stages.get(direction, {}).get(key)) for direction, _ in _DIRECTIONS for key, _ in _COLUMNS
-    ]
+    return [_number(stages.get(direction, {}).get(key)) for direction, _ in _DIRECTIONS for key, _ in _COLUMNS]
 
 
 def _number(value: float | None) -> str:

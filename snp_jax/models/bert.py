@@ -123,9 +123,7 @@ class Layer(nn.Module):
     def __call__(self, x: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
         config = self.config
         dropout = nn.Dropout(config.dropout, deterministic=self.deterministic)
-        attended, probabilities = SelfAttention(config, self.dtype, name="attention")(
-            x, mask, deterministic=self.deterministic
-        )
+        attended, probabilities = SelfAttention(config, self.dtype, name="attention")(x, mask, deterministic=self.deterministic)
         x = layers.LayerNorm(config.epsilon, self.dtype, name="attention_norm")(x + dropout(attended))
         hidden = layers.gelu(dense(config, config.mlp_width, "mlp_in", self.dtype)(x))
         hidden = dense(config, config.width, "mlp_out", self.dtype)(hidden)

@@ -42,9 +42,7 @@ def conv2d(x: jax.Array, kernel: jax.Array, stride: int = 1, padding: int = 0) -
 def _native(x: jax.Array, kernel: jax.Array, stride: int, padding: int, groups: int = 1) -> jax.Array:
     pads = ((padding, padding), (padding, padding))
     layout = ("NHWC", "HWIO", "NHWC")
-    return lax.conv_general_dilated(
-        x, kernel, (stride, stride), pads, dimension_numbers=layout, feature_group_count=groups
-    )
+    return lax.conv_general_dilated(x, kernel, (stride, stride), pads, dimension_numbers=layout, feature_group_count=groups)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))

@@ -33,9 +33,7 @@ class Network:
     def _run(self, method: str, *args, key: jax.Array | None, **kwargs):
         rngs = {} if key is None else {"dropout": key}
         variables = {"params": self.params}
-        return self.model.apply(
-            variables, *args, method=method, rngs=rngs, deterministic=key is None, **kwargs
-        )
+        return self.model.apply(variables, *args, method=method, rngs=rngs, deterministic=key is None, **kwargs)
 
     def clips(self, frames, frame_mask, *, num_clips: int, key=None) -> Clips:
         """`SNP.encode_video`."""

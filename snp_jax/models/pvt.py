@@ -54,9 +54,7 @@ class PVTConfig:
             raise ValueError(f"PVTConfig: each of {', '.join(_PER_STAGE)} needs 4 entries, found {stages}")
         for stage, (width, heads) in enumerate(zip(self.embed_dims, self.heads, strict=True), 1):
             if width % heads:
-                raise ValueError(
-                    f"PVTConfig: {width} channels of stage {stage} do not split into {heads} heads"
-                )
+                raise ValueError(f"PVTConfig: {width} channels of stage {stage} do not split into {heads} heads")
 
     @property
     def width(self) -> int:
@@ -85,9 +83,7 @@ class PVT(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(
-        self, frames: jax.Array, pixel_mask: jax.Array | None = None, *, deterministic: bool
-    ) -> VisualGrid:
+    def __call__(self, frames: jax.Array, pixel_mask: jax.Array | None = None, *, deterministic: bool) -> VisualGrid:
         """Encodes every frame by itself.
 
         Args:

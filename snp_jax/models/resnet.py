@@ -56,9 +56,7 @@ class ResNet(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(
-        self, frames: jax.Array, pixel_mask: jax.Array | None = None, *, deterministic: bool
-    ) -> VisualGrid:
+    def __call__(self, frames: jax.Array, pixel_mask: jax.Array | None = None, *, deterministic: bool) -> VisualGrid:
         """Encodes every frame by itself.
 
         Args:

@@ -192,9 +192,7 @@ class SNP(nn.Module):
         clips = self.encode_video(frames, frame_mask, num_clips=num_clips, deterministic=True)
         text = self.encode_text(ids, mask, deterministic=True)
         caption = self.embed_caption(ids, mask, deterministic=True)
-        cross = self.encode_cross(
-            caption, self.embed_clips(clips.tokens, clips.mask, deterministic=True), deterministic=True
-        )
+        cross = self.encode_cross(caption, self.embed_clips(clips.tokens, clips.mask, deterministic=True), deterministic=True)
         self.text_word_logits(text.sequence)
         self.cross_word_logits(cross.sequence)
         if self.config.num_answers:

@@ -50,10 +50,7 @@ class VideoSwinConfig:
         for stage, heads in enumerate(self.heads):
             if (self.embed_dim << stage) % heads:
                 channels = self.embed_dim << stage
-                raise ValueError(
-                    f"VideoSwinConfig: {channels} channels of stage {stage + 1} do not split into "
-                    f"{heads} heads"
-                )
+                raise ValueError(f"VideoSwinConfig: {channels} channels of stage {stage + 1} do not split into {heads} heads")
 
     @property
     def width(self) -> int:
@@ -76,9 +73,7 @@ class VideoSwin(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(
-        self, frames: jax.Array, pixel_mask: jax.Array | None = None, *, deterministic: bool
-    ) -> VisualGrid:
+    def __call__(self, frames: jax.Array, pixel_mask: jax.Array | None = None, *, deterministic: bool) -> VisualGrid:
         """Encodes the frames of a video together.
 
         Args:
@@ -221,9 +216,7 @@ class WindowAttention(nn.Module):
         query, key, value = (qkv[:, :, :, i] for i in range(3))  # [B, W, N, H, C/H]
         query = query * (channels // self.heads) ** -0.5
         logits = jnp.einsum("bwqhd,bwkhd->bwhqk", query, key, preferred_element_type=jnp.float32)
-        logits = logits + jnp.take(table, relative_index(self.window, cells), axis=0).transpose(
-            2, 0, 1
-        )  # [B, W, H, N, N]
+        logits = logits + jnp.take(table, relative_index(self.window, cells), axis=0).transpose(2, 0, 1)  # [B, W, H, N, N]
         if labels is not None:
             rows = jnp.asarray(labels)
             same = rows[:, None, :, None] == rows[:, None, None, :]  # [W, 1, N, N]
@@ -234,9 +227,7 @@ class WindowAttention(nn.Module):
 
 
 # ---------------------------------------------------------------------- windows
-def fit_window(
-    sizes: tuple[int, ...], window: tuple[int, ...], shifted: bool
-) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def fit_window(sizes: tuple[int, ...], window: tuple[int, ...], shifted: bool) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """Window and shift for a grid of `sizes` (frames, rows, columns): an axis no longer than its window is
     one window."""
     fits = [size <= side for size, side in zip(sizes, window, strict=True)]

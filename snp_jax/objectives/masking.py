@@ -52,18 +52,14 @@ def _rank(scores: jax.Array) -> jax.Array:
     return jnp.argsort(order, axis=-1, stable=True)
 
 
-def _corrupt(
-    key: jax.Array, ids: jax.Array, chosen: jax.Array, replacement: jax.Array, mask_id: int
-) -> Masked:
+def _corrupt(key: jax.Array, ids: jax.Array, chosen: jax.Array, replacement: jax.Array, mask_id: int) -> Masked:
     """BERT's rule on the chosen positions: 80 % [MASK], 10 % `replacement`, 10 % left as they are."""
     draw = jax.random.uniform(key, ids.shape)
     corrupted = jnp.where(draw < 0.8, mask_id, jnp.where(draw < 0.9, replacement, ids))
     return Masked(jnp.where(chosen, corrupted, ids), jnp.where(chosen, ids, IGNORE))
 
 
-def mask_any(
-    key: jax.Array, ids: jax.Array, maskable: jax.Array, *, ratio: float, vocab_size: int, mask_id: int
-) -> Masked:
+def mask_any(key: jax.Array, ids: jax.Array, maskable: jax.Array, *, ratio: float, vocab_size: int, mask_id: int) -> Masked:
     """MLM: every maskable token with probability `ratio`.
 
     Args:
@@ -112,9 +108,7 @@ def mask_attended(
     return Masked(jnp.where(chosen, mask_id, ids), jnp.where(chosen, ids, IGNORE))
 
 
-def choose_words(
-    key: jax.Array, ids: jax.Array, maskable: jax.Array, significant: jax.Array, count: int
-) -> jax.Array:
+def choose_words(key: jax.Array, ids: jax.Array, maskable: jax.Array, significant: jax.Array, count: int) -> jax.Array:
     """LVWM's word positions, int32 `[B, K]`.
 
     K significant tokens drawn without replacement; all of them and then repeats where there are fewer; other caption tokens

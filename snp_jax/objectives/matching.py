@@ -17,9 +17,7 @@ EXCLUDED = -1e12
 
 def text_clip_similarity(text: jax.Array, clips: jax.Array) -> jax.Array:
     """Dot products of text features `[B, D]` and clip features `[B, N, D]` -> float32 `[B_text, B_video, N]`."""
-    return jnp.einsum(
-        "td,vnd->tvn", text, clips, precision=jax.lax.Precision.HIGHEST, preferred_element_type=jnp.float32
-    )
+    return jnp.einsum("td,vnd->tvn", text, clips, precision=jax.lax.Precision.HIGHEST, preferred_element_type=jnp.float32)
 
 
 def word_clip_similarity(words: jax.Array, clips: jax.Array) -> jax.Array:
@@ -104,9 +102,7 @@ class Negatives(NamedTuple):
     texts_mask: jax.Array
 
 
-def draw_negatives(
-    key: jax.Array, similarity: jax.Array, valid: jax.Array, count: int, temperature: float
-) -> Negatives:
+def draw_negatives(key: jax.Array, similarity: jax.Array, valid: jax.Array, count: int, temperature: float) -> Negatives:
     """Draws k other videos for each text and k other texts for each video, likelier the more similar stage 1 finds them.
 
     Sampling is without replacement with probabilities softmax(similarity / temperature) (Gumbel top-k); a high temperature

@@ -9,9 +9,7 @@ from snp_jax.errors import run_cli
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m snp_jax.train", description="Trains one experiment.", allow_abbrev=False
-    )
+    parser = argparse.ArgumentParser(prog="python -m snp_jax.train", description="Trains one experiment.", allow_abbrev=False)
     parser.add_argument("--config", required=True, help="configs/<experiment>.py; --config.key=value overrides a key")
     parser.add_argument("--workdir", type=Path, required=True, help="checkpoints, metrics and config go here")
     arguments, overrides = parser.parse_known_args()

@@ -93,9 +93,7 @@ def build_task(config: ConfigDict, tokenizer: Tokenizer) -> Any:
     weights = config.objective.weights.to_dict()
     if name == "retrieval":
         return tasks.RetrievalTask(num_clips, weights, options)
-    words = build_word_tables(
-        load_words(required(config, "text", "words")), tokenizer, top_k=config.text.top_k
-    )
+    words = build_word_tables(load_words(required(config, "text", "words")), tokenizer, top_k=config.text.top_k)
     arrays = {field.name: jnp.asarray(getattr(words, field.name)) for field in dataclasses.fields(words)}
     return tasks.PretrainTask(
         num_clips=num_clips, weights=weights, matching=options,

@@ -62,9 +62,7 @@ class Checkpoints:
             raise self._no_space(step, f"{needed >> 20} MiB needed, {free >> 20} MiB free")
         optimizer = {"step": state.step, "opt_state": state.opt_state}
         try:
-            self._orbax.save_checkpointables(
-                step, {"params": state.params, "optimizer": optimizer, "data": data}, force=True
-            )
+            self._orbax.save_checkpointables(step, {"params": state.params, "optimizer": optimizer, "data": data}, force=True)
         except Exception as error:
             if _is_no_space(error):
                 raise self._no_space(step, "the disk filled up while writing") from error
@@ -80,9 +78,7 @@ class Checkpoints:
         step = self.latest()
         optimizer = {"step": abstract.step, "opt_state": abstract.opt_state}
         check_same_shapes(self.directory / str(step), abstract.params)
-        loaded = self._orbax.load_checkpointables(
-            step, {"params": abstract.params, "optimizer": optimizer, "data": data}
-        )
+        loaded = self._orbax.load_checkpointables(step, {"params": abstract.params, "optimizer": optimizer, "data": data})
         return TrainState(loaded["optimizer"]["step"], loaded["params"], loaded["optimizer"]["opt_state"])
 
     def close(self) -> None:
@@ -91,9 +87,7 @@ class Checkpoints:
 
     def _no_space(self, step: int, detail: str) -> UserError:
         last = self.latest()
-        kept = (
-            f"the checkpoint of step {last} is kept" if last is not None else "no earlier checkpoint exists"
-        )
+        kept = f"the checkpoint of step {last} is kept" if last is not None else "no earlier checkpoint exists"
         return UserError(
             f"no space left for the checkpoint of step {step} in {self.directory} ({detail}); {kept}: "
             "free some space and run the same command again"
@@ -121,14 +115,12 @@ def find_checkpoint(path: Path) -> Path:
         steps = [entry for entry in root.glob("*") if entry.name.isdigit() and (entry / "params").is_dir()]
         if steps:
             return max(steps, key=lambda entry: int(entry.name))
-    raise UserError(
-        f"no checkpoint found at {path}: name a run's working directory or one of its checkpoints"
-    )
+    raise UserError(f"no checkpoint found at {path}: name a run's working directory or one of its checkpoints")
 
 
 def saved_shapes(checkpoint: Path) -> dict[str, tuple[int, ...]]:
     """Shapes by parameter path of a checkpoint's parameters, read without loading them."""
-    metadata = ocp.checkpointables_metadata(checkpoint).metadata["params"]
+    metadata = ocp.metadata(checkpoint, checkpointable_name="params").metadata
     leaves, _ = jax.tree_util.tree_flatten_with_path(metadata, is_leaf=lambda leaf: hasattr(leaf, "shape"))
     return {parameter_path(path): tuple(leaf.shape) for path, leaf in leaves}
 
@@ -138,10 +130,10 @@ def check_same_shapes(checkpoint: Path, params: Any) -> None:
     saved = saved_shapes(checkpoint)
     leaves, _ = jax.tree_util.tree_flatten_with_path(params)
     wanted = {parameter_path(path): tuple(leaf.shape) for path, leaf in leaves}
-    _explain_difference(checkpoint, saved, wanted, optional=())
+    _explain_difference(checkpoint, saved, wanted)
 
 
-def _explain_difference(checkpoint: Path, saved: dict, wanted: dict, optional: tuple[str, ...]) -> None:
+def _explain_difference(checkpoint: Path, saved: dict, wanted: dict) -> None:
     for name in sorted(saved.keys() & wanted.keys()):
         if saved[name] != wanted[name]:
             raise UserError(
@@ -152,11 +144,10 @@ def _explain_difference(checkpoint: Path, saved: dict, wanted: dict, optional: t
         (wanted.keys() - saved.keys(), "missing from"),
         (saved.keys() - wanted.keys(), "only in"),
     ):
-        names = sorted(name for name in names if not name.startswith(optional or ("\0",)))
         if names:
             raise UserError(
                 f"the checkpoint {checkpoint} is of another model: {len(names)} parameters are {where} the checkpoint, "
-                f"for example {names[0]}; use the config it was trained with"
+                f"for example {min(names)}; use the config it was trained with"
             )
 
 
@@ -189,13 +180,11 @@ def warm_start(path: Path, params: Any, *, fresh: tuple[str, ...]) -> Any:
     own = {name for name in wanted if name.startswith(fresh)}
     shared_saved = {name: shape for name, shape in saved.items() if not name.startswith(fresh)}
     shared_wanted = {name: shape for name, shape in wanted.items() if name not in own}
-    _explain_difference(checkpoint, shared_saved, shared_wanted, optional=())
+    _explain_difference(checkpoint, shared_saved, shared_wanted)
     loaded = ocp.load_checkpointables(checkpoint, {"params": None})["params"]
     by_name = {parameter_path(key): leaf for key, leaf in jax.tree_util.tree_flatten_with_path(loaded)[0]}
     leaves = [
-        leaf
-        if (name := parameter_path(key)) in own
-        else jax.device_put(np.asarray(by_name[name]), leaf.sharding)
+        leaf if (name := parameter_path(key)) in own else jax.device_put(np.asarray(by_name[name]), leaf.sharding)
         for key, leaf in flat
     ]
     return jax.tree_util.tree_unflatten(treedef, leaves)

@@ -55,9 +55,7 @@ def load_config(path: Path) -> ml_collections.ConfigDict:
     try:
         config = ml_collections.ConfigDict(json.loads(path.read_text()))
     except FileNotFoundError:
-        raise UserError(
-            f"{path} does not exist: {path.parent} is not the working directory of a run"
-        ) from None
+        raise UserError(f"{path} does not exist: {path.parent} is not the working directory of a run") from None
     except json.JSONDecodeError as error:
         raise UserError(f"{path}: {error}; the file is damaged") from None
     config.lock()

@@ -37,9 +37,7 @@ class StopSignal:
 
     def __init__(self) -> None:
         self.received: int | None = None
-        self._previous = {
-            number: signal.signal(number, self._receive) for number in (signal.SIGINT, signal.SIGTERM)
-        }
+        self._previous = {number: signal.signal(number, self._receive) for number in (signal.SIGINT, signal.SIGTERM)}
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None and number == signal.SIGINT:
@@ -81,9 +79,7 @@ def run(config: ConfigDict, workdir: Path) -> bool:
         seed=config.seed, reading=inputs.reading(config), shard=(jax.process_index(), processes),
     )  # fmt: skip
     epoch = pipeline.steps_per_epoch(source, config.batch_size // processes, processes)
-    broken = BrokenVideos(
-        config.dataset.path, -(-len(source) // processes), max_share=config.dataset.max_broken_share
-    )
+    broken = BrokenVideos(config.dataset.path, -(-len(source) // processes), max_share=config.dataset.max_broken_share)
 
     # ---------------------------------------------------------------- model, optimiser, state
     model = build.build_model(config, tokenizer)
@@ -92,9 +88,7 @@ def run(config: ConfigDict, workdir: Path) -> bool:
     tx = make_optimizer(options)
     save_config(config, workdir / CONFIG)
     state = _first_state(config, model, tx, mesh, checkpoints, batches)
-    step = make_train_step(
-        model, task, tx, options, mesh, jax.tree.map(lambda leaf: leaf.sharding, state), config.seed
-    )
+    step = make_train_step(model, task, tx, options, mesh, jax.tree.map(lambda leaf: leaf.sharding, state), config.seed)
 
     # ---------------------------------------------------------------- the loop: save, draw, step
     first, last = int(state.step), config.train.steps

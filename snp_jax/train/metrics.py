@@ -26,9 +26,7 @@ class MetricWriter:
         self._file = self._path.open("a")
         self._board = SummaryWriter(str(workdir / "tensorboard"), purge_step=resumed_step + 1, flush_secs=30)
 
-    def write(
-        self, step: int, values: Mapping[str, float], notes: Mapping[str, object] | None = None
-    ) -> None:
+    def write(self, step: int, values: Mapping[str, float], notes: Mapping[str, object] | None = None) -> None:
         """Writes one line: scalars, and notes that only the JSON lines keep."""
         line = {"step": step, **{name: float(value) for name, value in values.items()}, **(notes or {})}
         self._file.write(json.dumps(line) + "\n")
@@ -57,9 +55,7 @@ class Progress:
     """The bar a person watches: step, losses, examples per second, time left."""
 
     def __init__(self, name: str, first_step: int, last_step: int, batch_size: int):
-        self._bar = tqdm(
-            total=last_step, initial=first_step, desc=name, unit="step", dynamic_ncols=True, mininterval=1.0
-        )
+        self._bar = tqdm(total=last_step, initial=first_step, desc=name, unit="step", dynamic_ncols=True, mininterval=1.0)
         self._batch_size = batch_size
         self._mark = (time.monotonic(), first_step)
 

@@ -70,19 +70,13 @@ def decay_mask(params: Any) -> Any:
 
 def frozen_mask(params: Any) -> Any:
     """Tree of booleans, True where a parameter is never updated (the statistics and affines of frozen BatchNorms)."""
-    return jax.tree_util.tree_map_with_path(
-        lambda path, _: re.search(FROZEN_PATTERN, parameter_path(path)) is not None, params
-    )
+    return jax.tree_util.tree_map_with_path(lambda path, _: re.search(FROZEN_PATTERN, parameter_path(path)) is not None, params)
 
 
 def learning_rate(step: jax.Array | int, options: OptimOptions) -> jax.Array:
     """Rate of a 0-based step: linear warm-up while step <= W, then one factor per milestone reached."""
     step = jnp.asarray(step, jnp.float32)
-    reached = (
-        sum((step >= milestone).astype(jnp.float32) for milestone in options.milestones)
-        if options.milestones
-        else 0.0
-    )
+    reached = sum((step >= milestone).astype(jnp.float32) for milestone in options.milestones) if options.milestones else 0.0
     factor = jnp.float32(options.milestone_factor) ** reached
     if options.warmup_steps:
         done = step / options.warmup_steps

@@ -50,9 +50,7 @@ def make_mesh(options: MeshOptions) -> Mesh:
         known = int(np.prod([size for size in sizes if size != -1]))
         sizes[sizes.index(-1)] = devices // max(known, 1)
     if min(sizes) < 1 or int(np.prod(sizes)) != devices:
-        raise UserError(
-            f"config.mesh: data={options.data} x fsdp={options.fsdp} does not give the {devices} devices present"
-        )
+        raise UserError(f"config.mesh: data={options.data} x fsdp={options.fsdp} does not give the {devices} devices present")
     return jax.make_mesh(tuple(sizes), BATCH_AXES, axis_types=(AxisType.Auto,) * 2)
 
 
@@ -80,8 +78,7 @@ def state_shardings(abstract_state: Any, mesh: Mesh) -> Any:
         spec = next(spec for pattern, spec in PARAMETER_RULES if re.search(pattern, name))
         ranked = len(spec) <= leaf.ndim
         even = ranked and all(
-            axis is None or leaf.shape[leaf.ndim - len(spec) + i] % mesh.shape[axis] == 0
-            for i, axis in enumerate(spec)
+            axis is None or leaf.shape[leaf.ndim - len(spec) + i] % mesh.shape[axis] == 0 for i, axis in enumerate(spec)
         )
         padding = (None,) * (leaf.ndim - len(spec)) if ranked else ()
         return NamedSharding(mesh, P(*padding, *spec) if even else P())

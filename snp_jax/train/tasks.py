@@ -139,15 +139,11 @@ class PretrainTask:
         """Whether a term has a weight."""
         return self.weights[term] != 0
 
-    def mask_captions(
-        self, key: jax.Array, ids: jax.Array, maskable: jax.Array, vocab_size: int
-    ) -> masking.Masked:
+    def mask_captions(self, key: jax.Array, ids: jax.Array, maskable: jax.Array, vocab_size: int) -> masking.Masked:
         """The masked copy that L1, and mostly L2, read."""
         ratio = self.masking.ratio
         if self.masking.kind == "mlm":
-            return masking.mask_any(
-                key, ids, maskable, ratio=ratio, vocab_size=vocab_size, mask_id=self.mask_id
-            )
+            return masking.mask_any(key, ids, maskable, ratio=ratio, vocab_size=vocab_size, mask_id=self.mask_id)
         return masking.mask_significant(key, ids, maskable, self.words, ratio=ratio, mask_id=self.mask_id)
 
     def attend(self, key, masked: masking.Masked, ids, maskable, importance, train: bool) -> masking.Masked:
@@ -155,9 +151,7 @@ class PretrainTask:
         if not (train and self.masking.attentive):
             return masked
         coin, draw = jax.random.split(key)
-        attended = masking.mask_attended(
-            draw, ids, maskable, importance, ratio=self.masking.ratio, mask_id=self.mask_id
-        )
+        attended = masking.mask_attended(draw, ids, maskable, importance, ratio=self.masking.ratio, mask_id=self.mask_id)
         use = jax.random.bernoulli(coin, self.masking.attentive)
         return jax.tree.map(lambda new, old: jnp.where(use, new, old), attended, masked)
 
@@ -194,9 +188,7 @@ class PretrainTask:
         masked = self.mask_captions(keys["mask"], ids, maskable, net.model.config.bert.vocab_size)
         if self.on("mlm_text"):
             # One pass of the text branch over raw and masked captions: matching reads the first half, L1 the second.
-            both = net.text(
-                jnp.concatenate([ids, masked.ids]), jnp.concatenate([mask, mask]), key=dropout("text")
-            )
+            both = net.text(jnp.concatenate([ids, masked.ids]), jnp.concatenate([mask, mask]), key=dropout("text"))
             raw, hidden = (jax.tree.map(lambda x, i=i: jnp.split(x, 2)[i], both) for i in range(2))
             logits = net.head("text_word_logits", hidden.sequence)
             scored = masking.masked_word_loss(logits, masked.labels, valid)

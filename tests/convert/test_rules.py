@@ -34,10 +34,7 @@ def test_map_names_every_parameter_once_with_its_shape(family):
         jax.tree_util.keystr(path, simple=True, separator="/"): leaf.shape
         for path, leaf in jax.tree_util.tree_leaves_with_path(shapes)
     }
-    mapped = {
-        rule.path: tuple(np.array(rule.shape)[list(rule.axes)]) if rule.axes else rule.shape
-        for rule in rules.values()
-    }
+    mapped = {rule.path: tuple(np.array(rule.shape)[list(rule.axes)]) if rule.axes else rule.shape for rule in rules.values()}
     assert len(mapped) == len(rules)
     assert mapped == ours
 

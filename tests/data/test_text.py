@@ -18,9 +18,7 @@ from snp_jax.errors import UserError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PIECES = [*SPECIAL_PIECES, "[unused0]", "a", "red", "ball", "##oon", "cafe", ",", "un", "##seen", "2"]
-CORPUS = [
-    f"the {size} red circle moves {way}" for size in ("small", "large") for way in ("left", "right", "up")
-] * 5
+CORPUS = [f"the {size} red circle moves {way}" for size in ("small", "large") for way in ("left", "right", "up")] * 5
 
 
 @pytest.fixture(scope="module")
@@ -59,9 +57,7 @@ def test_wordpiece_knows_whole_words(wordpiece):
     assert whole == {"a", "red", "ball", "cafe", "un", "2"}
     assert wordpiece.word_id("Café") == PIECES.index("cafe")
     assert wordpiece.word_id("balloon") is None
-    assert wordpiece.special_ids == frozenset(
-        range(6)
-    )  # [unused0] is never produced by text, so never masked
+    assert wordpiece.special_ids == frozenset(range(6))  # [unused0] is never produced by text, so never masked
 
 
 def test_encode_adds_markers_and_padding(wordpiece):
@@ -148,13 +144,10 @@ def test_training_is_deterministic_and_survives_a_large_vocabulary(train):
 def test_wordpiece_training_is_the_same_in_another_process():
     # Hash seeds differ between processes; ids and ties between merges must not follow them.
     code = (
-        "import sys; from snp_jax.data.text_training import train_wordpiece as t;"
-        "sys.stdout.buffer.write(t(sys.argv[1:], 60))"
+        "import sys; from snp_jax.data.text_training import train_wordpiece as t;sys.stdout.buffer.write(t(sys.argv[1:], 60))"
     )
     command = [sys.executable, "-c", code, *CORPUS]
-    assert subprocess.run(command, cwd=REPOSITORY, capture_output=True, check=True).stdout == train_wordpiece(
-        CORPUS, 60
-    )
+    assert subprocess.run(command, cwd=REPOSITORY, capture_output=True, check=True).stdout == train_wordpiece(CORPUS, 60)
 
 
 def test_trained_wordpiece_has_the_corpus_words():

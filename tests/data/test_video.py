@@ -57,13 +57,10 @@ def test_pixels_equal_sequential_decoding(make_video, tmp_path):
     path = make_video(tmp_path / "v.mp4", 40, size=(64, 96), options={"g": "12"})
     with av.open(str(path)) as container:
         expected = [
-            f.to_ndarray(width=48, height=32, format="rgb24", interpolation="BILINEAR")
-            for f in container.decode(video=0)
+            f.to_ndarray(width=48, height=32, format="rgb24", interpolation="BILINEAR") for f in container.decode(video=0)
         ]
     chosen = np.array([3, 11, 12, 30, 39])
-    np.testing.assert_array_equal(
-        decode_clip(path.read_bytes(), lambda n: chosen, SIZE), np.stack(expected)[chosen]
-    )
+    np.testing.assert_array_equal(decode_clip(path.read_bytes(), lambda n: chosen, SIZE), np.stack(expected)[chosen])
 
 
 def test_variable_frame_rate_is_sampled_by_frames_not_by_time(make_video, read_number, tmp_path):

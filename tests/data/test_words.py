@@ -224,9 +224,7 @@ def test_words_file_round_trip(tmp_path):
     save_words(tmp_path / "words.json", mined(WORDS))
     again = load_words(tmp_path / "words.json")
     assert again == mined(WORDS) and list(again.words) == list(WORDS)
-    assert (tmp_path / "words.json").read_text().count("\n") > len(
-        WORDS
-    )  # a word a line: it can be read and compared
+    assert (tmp_path / "words.json").read_text().count("\n") > len(WORDS)  # a word a line: it can be read and compared
 
 
 @pytest.mark.parametrize(

@@ -146,9 +146,7 @@ def test_rerank_keeps_close_scores_apart_and_agrees_with_full_stage2():
     stage2[0, :2] = [1e-30, 2e-30]
     positives = np.eye(6, 8, dtype=bool)
     np.testing.assert_array_equal(ranks(rerank(stage1, stage2), positives), ranks(stage2, positives))
-    np.testing.assert_array_equal(
-        ranks(rerank(stage1, np.full_like(stage2, np.nan)), positives), ranks(stage1, positives)
-    )
+    np.testing.assert_array_equal(ranks(rerank(stage1, np.full_like(stage2, np.nan)), positives), ranks(stage1, positives))
     np.testing.assert_array_equal(rerank(stage1, stage2).T, rerank(stage1.T, stage2.T))
 
 

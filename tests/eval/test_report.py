@@ -60,9 +60,7 @@ def video(seed: int, frames: int = 8) -> np.ndarray:
 
 @pytest.fixture
 def data(tmp_path) -> ReportData:
-    lines = [
-        {"step": s, "loss": 3 / (1 + s), "loss/mlm": 2 / (1 + s), "accuracy": 0.5} for s in range(0, 300, 10)
-    ]
+    lines = [{"step": s, "loss": 3 / (1 + s), "loss/mlm": 2 / (1 + s), "accuracy": 0.5} for s in range(0, 300, 10)]
     (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines) + '{"step": 3')
     retrieved = [Retrieved(f"test_{i:05d}", video(i), 5.25 - i, right=i == 1) for i in range(5)]
     return ReportData(

@@ -36,9 +36,7 @@ def test_odd_sizes_and_remat(draw_params):
 
 def test_parameter_counts():
     video = jax.ShapeDtypeStruct((1, 1, 64, 64, 3), jnp.float32)
-    shapes = jax.eval_shape(
-        lambda x: ResNet(ResNetConfig()).init(jax.random.key(0), x, deterministic=True)["params"], video
-    )
+    shapes = jax.eval_shape(lambda x: ResNet(ResNetConfig()).init(jax.random.key(0), x, deterministic=True)["params"], video)
     counts = {"frozen": 0, "trained": 0}
     for path, leaf in jax.tree_util.tree_leaves_with_path(shapes):
         name = jax.tree_util.keystr(path, simple=True, separator="/")

@@ -93,9 +93,7 @@ def test_shift_labels_by_brute_force():
 def test_relative_index_against_loops():
     window = (2, 3, 2)
     cells = [(t, h, w) for t in range(2) for h in range(3) for w in range(2)]
-    wanted = [
-        [((a[0] - b[0] + 1) * 5 + (a[1] - b[1] + 2)) * 3 + (a[2] - b[2] + 1) for b in cells] for a in cells
-    ]
+    wanted = [[((a[0] - b[0] + 1) * 5 + (a[1] - b[1] + 2)) * 3 + (a[2] - b[2] + 1) for b in cells] for a in cells]
     np.testing.assert_array_equal(relative_index(window, 12), wanted)
     np.testing.assert_array_equal(relative_index(window, 5), np.array(wanted)[:5, :5])
 

@@ -64,9 +64,7 @@ def test_mssm_takes_significant_tokens_first_and_then_others():
 def test_mssm_draws_among_the_significant_tokens():
     ids, maskable = captions(1, 14, low=30)
     keys = jax.random.split(jax.random.key(2), 400)
-    draw = jax.vmap(
-        lambda key: masking.mask_significant(key, ids, maskable, WORDS, ratio=0.15, mask_id=MASK_ID).labels[0]
-    )
+    draw = jax.vmap(lambda key: masking.mask_significant(key, ids, maskable, WORDS, ratio=0.15, mask_id=MASK_ID).labels[0])
     share = (np.asarray(draw(keys)) != masking.IGNORE).mean(axis=0)[1:15]
     np.testing.assert_allclose(share, 2 / 14, atol=0.07)
 
@@ -96,9 +94,7 @@ def test_attentive_masking_follows_importance_and_always_writes_mask():
 
 def test_attentive_masking_of_a_caption_without_tokens_masks_nothing():
     ids, maskable = captions(2, 0)
-    masked = masking.mask_attended(
-        jax.random.key(5), ids, maskable, jnp.ones(ids.shape), ratio=0.15, mask_id=MASK_ID
-    )
+    masked = masking.mask_attended(jax.random.key(5), ids, maskable, jnp.ones(ids.shape), ratio=0.15, mask_id=MASK_ID)
     assert (np.asarray(masked.labels) == masking.IGNORE).all()
 
 

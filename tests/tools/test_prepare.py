@@ -30,8 +30,5 @@ def test_prepare(folder_dataset, tmp_path, make_video):
     (tmp_path / "other" / "train.jsonl").write_text('{"video": "a.mp4", "captions": ["x"]}\n')
     other = prepare("--data", tmp_path / "other", "--out", out)
     assert other.returncode == 2
-    assert (
-        other.stderr
-        == f"error: {out}: holds a dataset made from other data; delete it or choose another --out\n"
-    )
+    assert other.stderr == f"error: {out}: holds a dataset made from other data; delete it or choose another --out\n"
     assert {file: file.stat().st_mtime_ns for file in out.iterdir()} == written

@@ -108,9 +108,7 @@ class VideoTextBuilder(tfds.core.ShardBasedBuilder):
     name = "video_text"
     VERSION = tfds.core.Version("1.0.0")
 
-    def __init__(
-        self, *, splits: Mapping[str, Sequence[StoredVideo]], progress: Callable[[], None], **kwargs: Any
-    ):
+    def __init__(self, *, splits: Mapping[str, Sequence[StoredVideo]], progress: Callable[[], None], **kwargs: Any):
         self._stored_splits = splits
         self._progress = progress
         super().__init__(**kwargs, file_format="array_record")
@@ -126,9 +124,7 @@ class VideoTextBuilder(tfds.core.ShardBasedBuilder):
             # not biased.
             order = np.random.default_rng(_SHUFFLE_SEED).permutation(len(videos))
             count = -(-len(videos) // VIDEOS_PER_SHARD)
-            shards[split] = [
-                functools.partial(self._examples, [videos[i] for i in order[k::count]]) for k in range(count)
-            ]
+            shards[split] = [functools.partial(self._examples, [videos[i] for i in order[k::count]]) for k in range(count)]
         return shards
 
     def _examples(self, videos: Sequence[StoredVideo]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -136,9 +132,7 @@ class VideoTextBuilder(tfds.core.ShardBasedBuilder):
             try:
                 data = stored.path.read_bytes()
             except OSError as error:
-                raise UserError(
-                    f"{stored.path}: cannot be read ({error.strerror}); check the file and run again"
-                ) from error
+                raise UserError(f"{stored.path}: cannot be read ({error.strerror}); check the file and run again") from error
             yield stored.annotation.video_id, to_example(stored.annotation, data)
             self._progress()
 
@@ -182,9 +176,7 @@ def write_dataset(
         os.rename(built, out)
     except (OSError, RuntimeError) as error:  # ArrayRecord reports a full disk as a RuntimeError
         reason = getattr(error, "strerror", None) or str(error).partition(";")[0]
-        raise UserError(
-            f"{out}: the dataset cannot be written ({reason}); free some space or choose another --out"
-        ) from error
+        raise UserError(f"{out}: the dataset cannot be written ({reason}); free some space or choose another --out") from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
 
@@ -207,9 +199,7 @@ def read_summaries(directory: str | Path) -> dict[str, SplitSummary]:
     Raises:
         UserError: `directory` is not a prepared dataset.
     """
-    return {
-        split: SplitSummary(**summary) for split, summary in _read_prepared(Path(directory))["splits"].items()
-    }
+    return {split: SplitSummary(**summary) for split, summary in _read_prepared(Path(directory))["splits"].items()}
 
 
 def open_source(dataset_dir: str | Path, split: str) -> VideoSource:
@@ -228,18 +218,12 @@ def open_source(dataset_dir: str | Path, split: str) -> VideoSource:
 def _read_prepared(directory: Path) -> dict[str, Any]:
     path = directory / PREPARED_FILE
     if not directory.is_dir():
-        raise UserError(
-            f"{directory}: there is no dataset; write it with "
-            f"tools/prepare.py folder --data DIR --out {directory}"
-        )
+        raise UserError(f"{directory}: there is no dataset; write it with tools/prepare.py folder --data DIR --out {directory}")
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UserError(
-            f"{directory}: not a prepared dataset ({PREPARED_FILE} is missing); "
-            "give the --out of tools/prepare.py"
+            f"{directory}: not a prepared dataset ({PREPARED_FILE} is missing); give the --out of tools/prepare.py"
         ) from None
     except (OSError, ValueError) as error:
-        raise UserError(
-            f"{path}: cannot be read ({error}); delete the directory and prepare it again"
-        ) from error
+        raise UserError(f"{path}: cannot be read ({error}); delete the directory and prepare it again") from error

@@ -98,10 +98,7 @@ def _video_files(directory: Path) -> set[str]:
     if not directory.is_dir():
         raise UserError(f"{directory}: no such folder; give the folder that holds {VIDEOS}/ and train.jsonl")
     if not any(directory.iterdir()):
-        raise UserError(
-            f"{directory}: the folder is empty; put the videos into {VIDEOS}/ "
-            "and their captions into train.jsonl"
-        )
+        raise UserError(f"{directory}: the folder is empty; put the videos into {VIDEOS}/ and their captions into train.jsonl")
     root = directory / VIDEOS
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; the video files belong there")
@@ -116,9 +113,7 @@ def _read_lines(file: Path) -> list[VideoLine]:
             try:
                 text = raw.decode("utf-8-sig" if number == 1 else "utf-8")
             except UnicodeDecodeError as error:
-                raise UserError(
-                    f"{file}:{number}: byte {error.start} is not UTF-8; save the file as UTF-8"
-                ) from error
+                raise UserError(f"{file}:{number}: byte {error.start} is not UTF-8; save the file as UTF-8") from error
             if text.strip():
                 lines.append(parse_line(text, file, number))
     if not lines:

@@ -15,9 +15,7 @@ INTERRUPTED = 130  # what shells report after Ctrl-C
 def main() -> int:
     """Parses the command line and writes the corpus."""
     parser = argparse.ArgumentParser(prog="python -m snp_jax.data.toy", description=__doc__)
-    parser.add_argument(
-        "--out", required=True, help="folder to write; new, empty, or an interrupted run of the same call"
-    )
+    parser.add_argument("--out", required=True, help="folder to write; new, empty, or an interrupted run of the same call")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--train", type=int, default=3000, help="number of training videos")
     parser.add_argument("--val", type=int, default=300, help="number of validation videos")
@@ -31,10 +29,7 @@ def main() -> int:
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         return INTERRUPTED
-    print(
-        f"{args.out}: {sum(sizes.values())} videos, seed {args.seed}"
-        + ("" if written else " (already complete)")
-    )
+    print(f"{args.out}: {sum(sizes.values())} videos, seed {args.seed}" + ("" if written else " (already complete)"))
     return 0
 
 

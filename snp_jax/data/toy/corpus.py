@@ -47,9 +47,7 @@ def write_corpus(out: str | os.PathLike, seed: int, sizes: Mapping[str, int], jo
     """
     out = Path(out)
     if set(sizes) != set(SPLITS) or min(sizes.values()) < 0 or not sum(sizes.values()):
-        raise UserError(
-            f"corpus sizes must give train, val and test, none negative and not all 0; got {dict(sizes)}"
-        )
+        raise UserError(f"corpus sizes must give train, val and test, none negative and not all 0; got {dict(sizes)}")
     if seed < 0 or jobs < 1:
         raise UserError(f"the seed must be at least 0 and jobs at least 1; got seed {seed} and jobs {jobs}")
     try:
@@ -64,9 +62,7 @@ def write_corpus(out: str | os.PathLike, seed: int, sizes: Mapping[str, int], jo
                 _write(out / f"{split}.jsonl", "".join(json.dumps(row) + "\n" for row in rows))
         _write(out / "README.md", corpus_readme(seed, scenes))
     except OSError as error:
-        raise UserError(
-            f"cannot write the toy corpus to {out}: {error}; free some space or choose another --out"
-        ) from error
+        raise UserError(f"cannot write the toy corpus to {out}: {error}; free some space or choose another --out") from error
     return True
 
 
@@ -92,9 +88,7 @@ def _claim_folder(out: Path, seed: int, sizes: Mapping[str, int]) -> None:
     marker = out / MARKER
     if not marker.exists():
         if out.exists() and any(out.iterdir()):
-            raise UserError(
-                f"{out} is not empty and not a toy corpus (it has no {MARKER}); name a new or empty folder"
-            )
+            raise UserError(f"{out} is not empty and not a toy corpus (it has no {MARKER}); name a new or empty folder")
         out.mkdir(parents=True, exist_ok=True)
         _write(marker, json.dumps(wanted) + "\n")
         return
@@ -103,9 +97,7 @@ def _claim_folder(out: Path, seed: int, sizes: Mapping[str, int]) -> None:
     except ValueError as error:
         raise UserError(f"{marker} cannot be read ({error}); remove the folder and run again") from error
     if found != wanted:
-        raise UserError(
-            f"{out} holds another corpus: {found}, wanted {wanted}; name another folder or remove this one"
-        )
+        raise UserError(f"{out} holds another corpus: {found}, wanted {wanted}; name another folder or remove this one")
 
 
 def video_id(split: str, index: int) -> str:

@@ -26,9 +26,7 @@ def encode_mp4(frames: np.ndarray, fps: int, crf: int) -> bytes:
         stream.codec_context.thread_count = 1
         convert = VideoReformatter()
         for i, pixels in enumerate(frames):
-            frame = convert.reformat(
-                av.VideoFrame.from_ndarray(pixels, format="rgb24"), format="yuv420p", threads=1
-            )
+            frame = convert.reformat(av.VideoFrame.from_ndarray(pixels, format="rgb24"), format="yuv420p", threads=1)
             frame.pts = i
             container.mux(stream.encode(frame))
         container.mux(stream.encode())

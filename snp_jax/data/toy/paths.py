@@ -56,9 +56,7 @@ def _gap(a: Path, b: Path) -> float:
     return float((np.hypot(a.x - b.x, a.y - b.y) - 0.9 * (a.radius + b.radius)).min())
 
 
-def _path(
-    thing: Thing, width: int, height: int, frames: int, share: float, reach: float, rng: np.random.Generator
-) -> Path:
+def _path(thing: Thing, width: int, height: int, frames: int, share: float, reach: float, rng: np.random.Generator) -> Path:
     u = np.linspace(0.0, 1.0, frames)
     u = u + rng.uniform(-0.12, 0.12) * np.sin(2 * np.pi * u) / (2 * np.pi)  # nearly uniform speed
     phases = len(thing.motion)
@@ -88,9 +86,7 @@ def _scale(parts: list[tuple[str, np.ndarray]]) -> np.ndarray:
     return np.where(parts[0][1] < 1.0, *curves)
 
 
-def _offset(
-    motion: str, t: np.ndarray, room: np.ndarray, reach: float, rng: np.random.Generator
-) -> np.ndarray:
+def _offset(motion: str, t: np.ndarray, room: np.ndarray, reach: float, rng: np.random.Generator) -> np.ndarray:
     """The way of the centre from its start, pixels `[T, 2]` (x, y), for time `t` in 0..1."""
     still = np.zeros_like(t)
     if motion in ("left", "right"):

@@ -50,9 +50,7 @@ def _row(kind: str, question: str, answer: str) -> dict[str, str]:
     return {"question": question, "answer": answer, "kind": kind}
 
 
-def _ask_another(
-    ask: Callable, scene: Scene, thing: Thing, asked: set[str], rng: np.random.Generator
-) -> dict[str, str]:
+def _ask_another(ask: Callable, scene: Scene, thing: Thing, asked: set[str], rng: np.random.Generator) -> dict[str, str]:
     """A question by `ask` that is not among `asked`."""
     while (row := ask(scene, thing, rng))["question"] in asked:
         pass
@@ -68,9 +66,7 @@ def _ask_shape(scene: Scene, thing: Thing, rng: np.random.Generator) -> dict[str
 
 
 def _ask_motion(scene: Scene, thing: Thing, rng: np.random.Generator) -> dict[str, str]:
-    return _row(
-        "motion", pick(_MOTION, rng).format(o=_reference(scene, thing, "motion", rng)), thing.motion[0]
-    )
+    return _row("motion", pick(_MOTION, rng).format(o=_reference(scene, thing, "motion", rng)), thing.motion[0])
 
 
 def _ask_order(scene: Scene, thing: Thing, rng: np.random.Generator) -> list[dict[str, str]]:
@@ -102,9 +98,7 @@ def _reference(scene: Scene, thing: Thing, asked: str, rng: np.random.Generator)
     return pick(ways, rng)
 
 
-def write_choice(
-    scene: Scene, belongs: Callable[[Facts], bool], rng: np.random.Generator
-) -> tuple[list[str], int]:
+def write_choice(scene: Scene, belongs: Callable[[Facts], bool], rng: np.random.Generator) -> tuple[list[str], int]:
     """Five captions of which exactly one is true of the scene, and its index (uniform).
 
     With O the right objects, M the right motions, and O', M', O'', M'' wrong ones, the options are (O, M),

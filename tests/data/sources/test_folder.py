@@ -22,9 +22,7 @@ def small(tmp_path, make_video):
 
 
 def write(file, entries):
-    file.write_text(
-        "".join((entry if isinstance(entry, str) else json.dumps(entry)) + "\n" for entry in entries)
-    )
+    file.write_text("".join((entry if isinstance(entry, str) else json.dumps(entry)) + "\n" for entry in entries))
 
 
 def complaint(directory, **options):
@@ -41,10 +39,7 @@ def test_splits_in_the_order_of_their_lines(small):
 
 
 def test_missing_and_empty_folders(tmp_path):
-    assert (
-        complaint(tmp_path / "no")
-        == f"{tmp_path}/no: no such folder; give the folder that holds videos/ and train.jsonl"
-    )
+    assert complaint(tmp_path / "no") == f"{tmp_path}/no: no such folder; give the folder that holds videos/ and train.jsonl"
     assert "the folder is empty" in complaint(tmp_path)
     (tmp_path / "train.jsonl").write_text("")
     assert f"{tmp_path}/videos: no such folder" in complaint(tmp_path)

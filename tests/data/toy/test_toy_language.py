@@ -97,9 +97,7 @@ def test_order_words_keep_the_order_of_the_phases():
     rng = np.random.default_rng(2)
     for _ in range(300):
         text = phrase(facts, rng)
-        reversed_template = (text.startswith("before") or " after that " in text) and text.startswith(
-            "before"
-        )
+        reversed_template = (text.startswith("before") or " after that " in text) and text.startswith("before")
         motions = read_back(text)[2]
         assert motions == (["up", "left"] if reversed_template else ["left", "up"]), text
 
@@ -117,9 +115,7 @@ def true_answers(scene, kind, question):
     words = re.findall(r"\w+", question)
     if kind == "count":
         return {("one", "two")[len(scene.things) - 1]}
-    things = [
-        t for t in scene.things if all(w in (t.colour, t.shape) for w in words if w in COLOURS + SHAPES)
-    ]
+    things = [t for t in scene.things if all(w in (t.colour, t.shape) for w in words if w in COLOURS + SHAPES)]
     motions = read_back(question)[2]
     if kind == "order":
         (thing,) = things
@@ -165,9 +161,7 @@ def test_choice_has_one_true_option_and_the_promised_distractors(scenes):
         assert objects[right] == Counter((t.colour, t.shape) for t in scene.things)
         assert Counter(motions[right]) == Counter(m for t in scene.things for m in t.motion)
         assert objects.count(objects[right]) == 2  # the same objects once more, with a wrong motion
-        assert (
-            Counter(map(frozenset, map(Counter.items, objects))).most_common(2)[1][1] == 2
-        )  # and wrong ones
+        assert Counter(map(frozenset, map(Counter.items, objects))).most_common(2)[1][1] == 2  # and wrong ones
     assert min(places.values()) > 0.12 * len(scenes)
 
 

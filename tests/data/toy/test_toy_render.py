@@ -19,9 +19,7 @@ def path_of(motion, size="small", seed=0, frames=40):
 
 
 @pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize(
-    ("motion", "axis", "sign"), [("left", "x", -1), ("right", "x", 1), ("up", "y", -1), ("down", "y", 1)]
-)
+@pytest.mark.parametrize(("motion", "axis", "sign"), [("left", "x", -1), ("right", "x", 1), ("up", "y", -1), ("down", "y", 1)])
 def test_directions_travel_half_the_frame_and_keep_their_line(motion, axis, sign, seed):
     path = path_of(motion, size="large", seed=seed)
     along, across = (path.x, path.y) if axis == "x" else (path.y, path.x)

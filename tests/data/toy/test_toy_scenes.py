@@ -49,9 +49,7 @@ def test_test_scenes_rarely_repeat(scenes):
 
 
 def test_shares_of_kinds_and_two_things_can_be_told_apart(scenes):
-    kinds = Counter(
-        len(s.things) if len(s.things) == 2 else -len(s.things[0].motion) for s in scenes["train"]
-    )
+    kinds = Counter(len(s.things) if len(s.things) == 2 else -len(s.things[0].motion) for s in scenes["train"])
     assert kinds == {-1: 1800, -2: 600, 2: 600}
     for scene in scenes["train"]:
         if len(scene.things) == 2:
