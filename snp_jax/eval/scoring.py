@@ -120,6 +120,8 @@ class Scorer:
         Args:
             head: "match" -> matching scores float32 `[P]`; "answer" -> logits float32 `[P, answers]`.
         """
+        if not len(text_index):  # no decodable video
+            return np.zeros(0, np.float32)
         outputs = []
         rows = self._rows(len(text_index), self._chunk)
         for part in tqdm(rows, desc="pairs", unit=f"x{self._chunk}", dynamic_ncols=True, leave=False):

@@ -7,6 +7,7 @@ devices or files. Batches are described in `docs/architecture.md`.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 
 import jax
@@ -83,8 +84,12 @@ def matching_terms(
         metrics["recall_stage1"] = matching.in_batch_recall(pooled, valid)
     if stage2:
         draw, dropout = jax.random.split(key)
-        score = lambda text_index, video_index: net.pair_scores(  # noqa: E731
-            captions, videos, text_index, video_index, chunk=options.chunk, key=dropout if train else None
+        score = functools.partial(
+            net.pair_scores,
+            captions,
+            videos,
+            chunk=options.chunk,
+            key=dropout if train else None,
         )
         pairs = valid.shape[0]
         if options.negatives == 0:
@@ -172,42 +177,36 @@ class PretrainTask:
 
     def loss(self, net: Network, batch: Batch, key: jax.Array, *, train: bool) -> Outcome:
         """Weighted total and every term of one batch of pairs."""
-        keys = dict(
-            zip(
-                ("mask", "attend", "words", "pairs", "video", "text", "cross"),
-                jax.random.split(key, 7),
-                strict=True,
-            )
-        )
-        dropout = lambda name: keys[name] if train else None  # noqa: E731
+        names = ("mask", "attend", "words", "pairs", "video", "text", "cross", "caption", "clips")
+        keys = dict(zip(names, jax.random.split(key, len(names)), strict=True))
+        dropout = keys if train else dict.fromkeys(names)
         ids, mask, valid = batch["text_ids"], batch["text_mask"], batch["valid"]
         maskable = masking.special_free(ids, mask, self.special_ids)
         terms, metrics = {}, {}
 
-        clips = _frames(net, batch, self.num_clips, dropout("video"))
+        clips = _frames(net, batch, self.num_clips, dropout["video"])
         masked = self.mask_captions(keys["mask"], ids, maskable, net.model.config.bert.vocab_size)
         if self.on("mlm_text"):
             # One pass of the text branch over raw and masked captions: matching reads the first half, L1 the second.
-            both = net.text(jnp.concatenate([ids, masked.ids]), jnp.concatenate([mask, mask]), key=dropout("text"))
+            both = net.text(jnp.concatenate([ids, masked.ids]), jnp.concatenate([mask, mask]), key=dropout["text"])
             raw, hidden = (jax.tree.map(lambda x, i=i: jnp.split(x, 2)[i], both) for i in range(2))
             logits = net.head("text_word_logits", hidden.sequence)
             scored = masking.masked_word_loss(logits, masked.labels, valid)
             terms["mlm_text"], metrics["accuracy_text"] = scored["loss"], scored["accuracy"]
         else:
-            raw = net.text(ids, mask, key=dropout("text"))
-        cross_key, video_key, caption_key = jax.random.split(keys["cross"], 3)
-        videos = net.clip_inputs(clips.tokens, clips.mask, key=video_key if train else None)
+            raw = net.text(ids, mask, key=dropout["text"])
+        videos = net.clip_inputs(clips.tokens, clips.mask, key=dropout["clips"])
         if self.on("mlm_cross"):
             cross_masked = self.attend(keys["attend"], masked, ids, maskable, raw.importance, train)
-            caption = net.caption_inputs(cross_masked.ids, mask, key=caption_key if train else None)
-            crossed = net.cross(caption, videos, key=cross_key if train else None)
+            caption = net.caption_inputs(cross_masked.ids, mask, key=dropout["caption"])
+            crossed = net.cross(caption, videos, key=dropout["cross"])
             logits = net.head("cross_word_logits", crossed.sequence)
             scored = masking.masked_word_loss(logits, cross_masked.labels, valid)
             terms["mlm_cross"], metrics["accuracy_cross"] = scored["loss"], scored["accuracy"]
         if self.on("lvwm"):
             terms |= self.lvwm_terms(keys["words"], raw, clips, ids, maskable, valid)
         captions = (
-            net.caption_inputs(masked.ids, mask, key=caption_key if train else None)
+            net.caption_inputs(masked.ids, mask, key=dropout["caption"])
             if self.matching_caption == "masked"
             else CrossInputs(raw.embedded, mask)
         )
