@@ -28,8 +28,6 @@ def test_config_parses_and_quick_differs_in_length_alone(path, monkeypatch):
 
 def test_overrides_keep_their_type(monkeypatch):
     monkeypatch.chdir(ROOT)
-    config = parse_config(
-        str(EXPERIMENTS[0]), ["--config.optim.learning_rate=1e-4", "--config.optim.milestones=(3,4)"]
-    )
+    config = parse_config(str(EXPERIMENTS[0]), ["--config.optim.learning_rate=1e-4", "--config.optim.milestones=(3,4)"])
     assert config.optim.learning_rate == 1e-4
     assert tuple(config.optim.milestones) == (3, 4)

@@ -40,7 +40,7 @@ def retrieval_queries(evaluation: Evaluation, frames: Frames, count: int, best: 
     for row in rows:
         order = [v for v in np.argsort(-outcome.ranking[row], kind="stable")[:best] if videos.valid[v]]
         retrieved = [
-            Retrieved(videos.ids[v], frames.of(v), float(outcome.ranking[row, v]), bool(outcome.positives[row, v]))
+            Retrieved(videos.ids[v], frames.of(v), float(outcome.stage2[row, v]), bool(outcome.positives[row, v]))
             for v in order
         ]
         queries.append(Query(outcome.queries.texts[row], retrieved, float(position[row])))

@@ -35,6 +35,7 @@ class RetrievalOutcome:
         queries: the texts.
         texts: their encodings.
         ranking: float `[Q, V]`, order of the videos for each text after both stages (only the order means something).
+        stage2: float `[Q, V]`, matching scores; NaN where stage 2 did not score the pair.
         positives: bool `[Q, V]`.
     """
 
@@ -42,6 +43,7 @@ class RetrievalOutcome:
     queries: Queries
     texts: EncodedTexts
     ranking: np.ndarray
+    stage2: np.ndarray
     positives: np.ndarray
 
 
@@ -80,7 +82,7 @@ def retrieval(
         "v2t": metrics.recall_metrics(v2t, positives.T),
         "stage1": metrics.both_directions(stage1, positives),
     }
-    return RetrievalOutcome(results, queries, encoded, t2v, positives)
+    return RetrievalOutcome(results, queries, encoded, t2v, stage2, positives)
 
 
 def _queries(annotations: list[Annotation], captions: str) -> Queries:
