@@ -26,7 +26,7 @@ class SNPConfig:
         visual: the visual encoder (a `PVTConfig`).
         num_answers: classes of the answer head; 0 = no such head.
         sep_id: vocabulary id of [SEP], which closes the clip tokens in the cross branch.
-        remat_visual: recompute the visual encoder in the backward pass instead of keeping its activations.
+        head_dropout: before the matching head.
     """
 
     bert: bert.BertConfig

@@ -41,14 +41,14 @@ def init_params(model: SNP, key: jax.Array, *, spec: ClipSpec) -> Any:
     return params
 
 
+def _fresh(init, tx: optax.GradientTransformation) -> TrainState:
+    params = init()
+    return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params))
+
+
 def abstract_state(init, tx: optax.GradientTransformation, mesh: Mesh) -> TrainState:
     """Shapes, dtypes and shardings of the state, without memory. `init()` gives parameters."""
-
-    def create() -> TrainState:
-        params = init()
-        return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params))
-
-    shapes = jax.eval_shape(create)
+    shapes = jax.eval_shape(lambda: _fresh(init, tx))
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         shapes,
@@ -59,9 +59,4 @@ def abstract_state(init, tx: optax.GradientTransformation, mesh: Mesh) -> TrainS
 def create_state(init, tx: optax.GradientTransformation, mesh: Mesh) -> TrainState:
     """A fresh state, created where it will live."""
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(init, tx, mesh))
-
-    def create() -> TrainState:
-        params = init()
-        return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params))
-
-    return jax.jit(create, out_shardings=shardings)()
+    return jax.jit(lambda: _fresh(init, tx), out_shardings=shardings)()

@@ -43,26 +43,26 @@ def test_a_run_leaves_everything_behind(pretrained, tiny_config):
     assert set(lines[-1]["broken_names"]) == {"empty", "text", "sound"}
 
 
+def signalled_in_second_step(*arguments, make=loop.make_train_step):
+    """`make_train_step` whose step receives SIGTERM the second time it is called."""
+    step, calls = make(*arguments), iter(range(100))
+
+    def wrapped(state, batch):
+        if next(calls) == 1:
+            signal.raise_signal(signal.SIGTERM)
+        return step(state, batch)
+
+    return wrapped
+
+
 @pytest.mark.parametrize("how", ["steps", "signal"])
 def test_an_interrupted_run_ends_like_an_uninterrupted_one(how, pretrained, tiny_config, tmp_path, monkeypatch):
     if how == "steps":
         assert loop.run(tiny_config("pretrain", steps=2), tmp_path)
         (tmp_path / "metrics.jsonl").open("a").write('{"step": 3, "loss": 0.0}\n{"step": 4, "lo')  # killed later
     else:
-        make = loop.make_train_step
-
-        def interrupted(*arguments):
-            step, calls = make(*arguments), iter(range(100))
-
-            def wrapped(state, batch):
-                if next(calls) == 1:
-                    signal.raise_signal(signal.SIGTERM)
-                return step(state, batch)
-
-            return wrapped
-
         with monkeypatch.context() as patch:
-            patch.setattr(loop, "make_train_step", interrupted)
+            patch.setattr(loop, "make_train_step", signalled_in_second_step)
             assert not loop.run(tiny_config("pretrain"), tmp_path)
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
         assert not (tmp_path / "DONE").exists()
@@ -78,19 +78,7 @@ def test_a_signal_in_the_last_step_leaves_a_finished_run(pretrained, tiny_config
     workdir = shutil.copytree(pretrained, tmp_path / "run")
     (workdir / "DONE").unlink()
     shutil.rmtree(workdir / "checkpoints" / "4")
-    make = loop.make_train_step
-
-    def interrupted(*arguments):
-        step, calls = make(*arguments), iter(range(100))
-
-        def wrapped(state, batch):
-            if next(calls) == 1:
-                signal.raise_signal(signal.SIGTERM)
-            return step(state, batch)
-
-        return wrapped
-
-    monkeypatch.setattr(loop, "make_train_step", interrupted)
+    monkeypatch.setattr(loop, "make_train_step", signalled_in_second_step)
     assert loop.run(tiny_config("pretrain"), workdir)
     assert (workdir / "DONE").exists()
 
