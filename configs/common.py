@@ -1,7 +1,13 @@
 """All keys, with the paper's values. An experiment starts from `base` and changes what differs."""
 
+import dataclasses
+
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
+
+from snp_jax.models.pvt import PVT_CONFIGS
+from snp_jax.models.resnet import ResNetConfig
+from snp_jax.models.video_swin import VIDEO_SWIN_CONFIGS
 
 
 def base(task: str) -> ConfigDict:
@@ -46,12 +52,7 @@ def base(task: str) -> ConfigDict:
     config.model.bert.attention_dropout = 0.1
     config.model.bert.init_std = 0.02  # of fresh weights
     config.model.bert.remat = False  # recompute layers in the backward pass
-    config.model.visual = ConfigDict()
-    config.model.visual.embed_dims = (64, 128, 320, 512)  # PVTv2-B2
-    config.model.visual.depths = (3, 4, 6, 3)
-    config.model.visual.heads = (1, 2, 5, 8)
-    config.model.visual.mlp_ratios = (8, 8, 4, 4)
-    config.model.visual.sr_ratios = (8, 4, 2, 1)
+    config.model.visual = pvt("b2")  # or resnet(), or video_swin(size): each has its own keys
 
     config.objective = ConfigDict()
     if task in ("pretrain", "retrieval"):
@@ -106,3 +107,25 @@ def base(task: str) -> ConfigDict:
     config.evaluation.captions = "all"  # retrieval queries: "all" captions, or the "first" of each video
     config.evaluation.duplicates = "strict"  # also correct: "strict" none, "fits" videos the data says fit, "any" same caption
     return config
+
+
+def pvt(size: str) -> ConfigDict:
+    """`config.model.visual` of a PVTv2: "b0" to "b5" or "b2_li" (the paper's is "b2"). Keys: `models.pvt.PVTConfig`."""
+    return _visual("pvt", PVT_CONFIGS[size])
+
+
+def resnet() -> ConfigDict:
+    """`config.model.visual` of a ResNet-50 with frozen BatchNorm. Keys: `models.resnet.ResNetConfig`."""
+    return _visual("resnet", ResNetConfig())
+
+
+def video_swin(size: str) -> ConfigDict:
+    """`config.model.visual` of a Video Swin: "tiny", "small" (the release's) or "base" (the paper's).
+
+    Keys: `models.video_swin.VideoSwinConfig`.
+    """
+    return _visual("video_swin", VIDEO_SWIN_CONFIGS[size])
+
+
+def _visual(kind: str, sizes) -> ConfigDict:
+    return ConfigDict({"kind": kind, **dataclasses.asdict(sizes)})

@@ -1,11 +1,24 @@
-"""Names of the SNP-S3 release (AntMMF `prj/snps3_vtp`): the shared network around a PVTv2 and a BERT."""
+"""Names of the SNP-S3 release (AntMMF `prj/snps3_vtp`): the shared network around a visual encoder and a BERT."""
 
 from __future__ import annotations
 
 from snp_jax.convert.bert import map_bert, map_pooler, map_word_head
 from snp_jax.convert.pvt import map_pvt
-from snp_jax.convert.rules import Rules, linear, nest, pointwise
+from snp_jax.convert.resnet import map_resnet
+from snp_jax.convert.rules import Rule, Rules, linear, nest, pointwise
+from snp_jax.convert.video_swin import map_video_swin
+from snp_jax.models.pvt import PVTConfig
+from snp_jax.models.resnet import ResNetConfig
 from snp_jax.models.snp import SNPConfig
+from snp_jax.models.video_swin import VideoSwinConfig
+from snp_jax.models.visual import projection
+
+_BACKBONES = {
+    PVTConfig: (map_pvt, "model."),
+    ResNetConfig: (map_resnet, "model."),
+    VideoSwinConfig: (map_video_swin, "swin."),
+}
+"""Name map of each encoder, and what it is called below `img_encoder`."""
 
 
 def map_snp(config: SNPConfig, prefix: str = "model.", word_heads: str | None = "mlm_head.") -> Rules:
@@ -19,8 +32,7 @@ def map_snp(config: SNPConfig, prefix: str = "model.", word_heads: str | None = 
     image = f"{module}.img_encoder"
     rules = map_bert(config.bert, f"{module}.text_encoder.")
     rules |= map_pooler(config.bert, f"{module}.cross_pooler", "cross_pooler")
-    rules |= nest(map_pvt(config.visual, f"{image}.model."), "visual")
-    rules |= pointwise(f"{image}.output_proj", "visual_projection", config.visual.embed_dims[-1], width)
+    rules |= _visual(config, module)
     rules |= linear(f"{image}.img_fc.0", "clip_fc1", width, width)
     rules |= linear(f"{image}.img_fc.2", "clip_fc2", width, width)
     rules |= linear(f"{prefix}similarity_dense.0", "match_fc1", width, 2 * width)
@@ -29,3 +41,16 @@ def map_snp(config: SNPConfig, prefix: str = "model.", word_heads: str | None = 
         rules |= map_word_head(config.bert, f"{word_heads}text_encoder_mlm.cls.predictions", "text_words")
         rules |= map_word_head(config.bert, f"{word_heads}transformer_mlm.cls.predictions", "cross_words")
     return rules
+
+
+def _visual(config: SNPConfig, module: str) -> Rules:
+    """The visual encoder and its map to the model width."""
+    make, name = _BACKBONES[type(config.visual)]
+    rules = nest(make(config.visual, f"{module}.img_encoder.{name}"), "visual")
+    channels, width = config.visual.width, config.bert.width
+    linear_map = projection(config.visual, width)
+    if linear_map is None:
+        return rules
+    if linear_map.use_bias:
+        return rules | pointwise(f"{module}.img_encoder.output_proj", "visual_projection", channels, width)
+    return rules | {f"{module}.img_proj": Rule("visual_projection/kernel", (channels, width))}

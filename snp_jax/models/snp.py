@@ -13,8 +13,9 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from snp_jax.models import bert, pvt
+from snp_jax.models import bert
 from snp_jax.models.layers import VisualGrid
+from snp_jax.models.visual import VisualConfig, make_visual, projection
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,14 +24,14 @@ class SNPConfig:
 
     Attributes:
         bert: sizes of the shared BERT; its width is the model's D.
-        visual: the visual encoder (a `PVTConfig`).
+        visual: the visual encoder: a `PVTConfig`, `ResNetConfig` or `VideoSwinConfig`.
         num_answers: classes of the answer head; 0 = no such head.
         sep_id: vocabulary id of [SEP], which closes the clip tokens in the cross branch.
         head_dropout: before the matching head.
     """
 
     bert: bert.BertConfig
-    visual: pvt.PVTConfig
+    visual: VisualConfig
     sep_id: int
     num_answers: int = 0
     head_dropout: float = 0.1
@@ -96,8 +97,9 @@ class SNP(nn.Module):
 
     def setup(self):
         config, width = self.config, self.config.bert.width
-        self.visual = pvt.PVT(config.visual, dtype=self.dtype)
-        self.visual_projection = nn.Dense(width, dtype=self.dtype)
+        self.visual = make_visual(config.visual, self.dtype)
+        if (linear := projection(config.visual, width)) is not None:
+            self.visual_projection = nn.Dense(width, use_bias=linear.use_bias, dtype=self.dtype)
         self.clip_fc1 = nn.Dense(width, dtype=self.dtype)
         self.clip_fc2 = nn.Dense(width, dtype=self.dtype)
         self.embeddings = bert.Embeddings(config.bert, self.dtype)
@@ -131,7 +133,8 @@ class SNP(nn.Module):
             pixel_mask: bool `[B, T, H, W]`, or None when no pixel is padding.
         """
         grid: VisualGrid = self.visual(frames, pixel_mask, deterministic=deterministic)
-        projected = self.visual_projection(grid.grid)  # [B, T, h, w, D]
+        linear = projection(self.config.visual, self.config.bert.width)
+        projected = grid.grid if linear is None else self.visual_projection(grid.grid)  # [B, T, h, w, D]
         batch, time, height, width, channels = projected.shape
         real = grid.mask & frame_mask[:, :, None, None]
         cells = (time // num_clips) * height * width

@@ -12,8 +12,8 @@ from snp_jax.data.text import Tokenizer
 from snp_jax.data.words import build_word_tables, load_words
 from snp_jax.errors import UserError
 from snp_jax.models.bert import BertConfig
-from snp_jax.models.pvt import PVTConfig
 from snp_jax.models.snp import SNP, SNPConfig
+from snp_jax.models.visual import VISUAL_CONFIGS, VisualConfig
 from snp_jax.objectives.masking import WordArrays
 from snp_jax.train import tasks
 from snp_jax.train.optim import OptimOptions
@@ -21,6 +21,7 @@ from snp_jax.train.optim import OptimOptions
 TASKS = ("pretrain", "retrieval", "qa", "choice")
 CHOICES = {
     "model.dtype": ("float32", "bfloat16"),
+    "model.visual.kind": tuple(VISUAL_CONFIGS),
     "objective.matching.anchor": ("middle", "bag"),
     "objective.masking.kind": ("mssm", "mlm"),
     "objective.lvwm": ("after", "before", "both"),
@@ -62,12 +63,24 @@ def build_model(config: ConfigDict, tokenizer: Tokenizer) -> SNP:
             f"config.text.max_len={config.text.max_len} exceeds config.model.bert.max_positions={model.bert.max_positions}"
         )
     bert = _sizes("model.bert", BertConfig, vocab_size=tokenizer.vocab_size, **model.bert.to_dict())
-    visual = _sizes("model.visual", PVTConfig, **model.visual.to_dict())
     settings = SNPConfig(
-        bert=bert, visual=visual, sep_id=tokenizer.sep_id,
+        bert=bert, visual=build_visual(config), sep_id=tokenizer.sep_id,
         num_answers=model.num_answers, head_dropout=model.head_dropout,
     )  # fmt: skip
     return SNP(settings, dtype=jnp.dtype(model.dtype))
+
+
+def build_visual(config: ConfigDict) -> VisualConfig:
+    """`config.model.visual`; `UserError` when it holds the keys of another kind."""
+    settings = config.model.visual.to_dict()
+    kind = settings.pop("kind")
+    wanted = {field.name for field in dataclasses.fields(VISUAL_CONFIGS[kind])}
+    if wanted != settings.keys():
+        raise UserError(
+            f"config.model.visual.kind={kind!r}, but the keys beside it are not that encoder's: "
+            f"write config.model.visual = common.{kind}(...) in the config file"
+        )
+    return _sizes("model.visual", VISUAL_CONFIGS[kind], **settings)
 
 
 def _sizes(section: str, make: type, **settings: Any) -> Any:

@@ -16,7 +16,7 @@ DECAY_RULES: tuple[tuple[str, bool], ...] = (
     (FROZEN_PATTERN, False),
     (r"(^|/)bias$", False),
     (r"norm[^/]*/scale$", False),
-    (r"(^|/)(position|segment|cls|relative_position[^/]*)(/|$)", False),
+    (r"(^|/)(position|segment|cls|relative_bias)(/|$)", False),
     (r"(^|/)(kernel|embedding)$", True),
 )
 """Ordered (pattern, decayed) rules on parameter paths; the first that matches decides, a path without a match is an error."""

@@ -20,6 +20,7 @@ from snp_jax.models.snp import SNP, CrossInputs, SNPConfig
 from snp_jax.objectives import masking, matching
 from snp_jax.objectives.total import mean
 from snp_jax.train import tasks
+from snp_jax.train.build import build_visual
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
 CONFIG = SNPConfig(
@@ -189,9 +190,9 @@ def test_pretraining_losses_and_gradients():
 @pytest.fixture(scope="module")
 def paper_shapes():
     """Parameter shapes of the config's model with BERT's vocabulary; no memory is taken."""
-    model = common.base("pretrain").model
-    bert = BertConfig(vocab_size=30522, **model.bert.to_dict())
-    snp = SNP(SNPConfig(bert, PVTConfig(**model.visual.to_dict()), sep_id=102))
+    config = common.base("pretrain")
+    bert = BertConfig(vocab_size=30522, **config.model.bert.to_dict())
+    snp = SNP(SNPConfig(bert, build_visual(config), sep_id=102))
     frames = jax.ShapeDtypeStruct((1, 1, 224, 224, 3), jnp.float32)
     ids = jax.ShapeDtypeStruct((1, 30), jnp.int32)
     masks = jax.ShapeDtypeStruct((1, 1), bool), jax.ShapeDtypeStruct((1, 30), bool)
