@@ -8,6 +8,7 @@ from ml_collections.config_dict import placeholder
 from snp_jax.models.pvt import PVT_CONFIGS
 from snp_jax.models.resnet import ResNetConfig
 from snp_jax.models.video_swin import VIDEO_SWIN_CONFIGS
+from snp_jax.train.compat import Compat
 
 
 def base(task: str) -> ConfigDict:
@@ -52,6 +53,11 @@ def base(task: str) -> ConfigDict:
     config.model.bert.attention_dropout = 0.1
     config.model.bert.init_std = 0.02  # of fresh weights
     config.model.bert.remat = False  # recompute layers in the backward pass
+    config.model.cross_layers = 0  # 0 = the cross branch shares BERT (SNP); 3 = own embeddings and 3 layers (P3E)
+    config.model.temporal = ConfigDict()  # the temporal encoder; it exists where objective.weights.fom is not 0
+    config.model.temporal.layers = 3
+    config.model.temporal.max_positions = 512
+    config.model.temporal.max_clips = 16  # classes of its order classifier
     config.model.visual = pvt("b2")  # or resnet(), or video_swin(size): each has its own keys
 
     config.objective = ConfigDict()
@@ -60,8 +66,19 @@ def base(task: str) -> ConfigDict:
         config.objective.matching.anchor = "middle"  # positive clips of stage 1 and LVWM: "middle" or "bag"
         config.objective.matching.temperature = 1.0  # of stage-1 similarities
         config.objective.matching.negatives = 0  # stage-2 negatives a text and a video; 0 = all pairs of the batch
-        config.objective.matching.draw_temperature = 0.1  # softness of their choice, in cosine similarity
+        config.objective.matching.mining = (
+            "sample"  # their choice: "sample" by stage-1 score, "nearest" to the positive's, "top_k"
+        )
+        config.objective.matching.draw_temperature = 0.1  # softness of "sample", in cosine similarity
+        config.objective.matching.reweight = "none"  # "median": pairs that stage 1 finds easy count less in stage 2
+        config.objective.matching.local_groups = 1  # stage 2 on all pairs inside each n-th of the batch (the release: 8)
         config.objective.matching.chunk = 512  # pairs a cross-branch pass
+        config.objective.moco = ConfigDict()  # in training, stage 1 contrasts with queues of momentum keys
+        config.objective.moco.enabled = False
+        config.objective.moco.momentum = 0.9999
+        config.objective.moco.temperature = 0.05
+        config.objective.moco.clip_queue = 16_384  # keys
+        config.objective.moco.text_queue = 16_384
         config.objective.weights = ConfigDict()  # 0 = the term is not computed
         config.objective.weights.gvtm_stage1 = 1.0
         config.objective.weights.gvtm_stage2 = 1.0
@@ -69,6 +86,8 @@ def base(task: str) -> ConfigDict:
         config.objective.weights.mlm_text = 1.0
         config.objective.weights.mlm_cross = 1.0
         config.objective.weights.lvwm = 1.0
+        config.objective.weights.itm = 0.0  # image-text matching
+        config.objective.weights.fom = 0.0  # frame order; needs several clips
         config.objective.masking = ConfigDict()
         config.objective.masking.kind = "mssm"  # "mssm" (significant words) or "mlm" (any token)
         config.objective.masking.ratio = 0.15
@@ -76,6 +95,10 @@ def base(task: str) -> ConfigDict:
         config.objective.lvwm = "after"  # word features: "after" the encoder, "before" it, or "both"
         config.objective.words_per_caption = 3  # K
         config.objective.matching_caption = "masked"  # what stage 2 reads: "masked" or "raw"
+        config.objective.order_ratio = 0.15  # share of the clips that FOM moves
+
+    config.compat = ConfigDict()  # True = as the authors' release computes it (snp_jax/train/compat.py); `antmmf` sets all
+    config.compat.update({field.name: False for field in dataclasses.fields(Compat)})
 
     config.optim = ConfigDict()
     config.optim.learning_rate = 5e-5
@@ -106,6 +129,19 @@ def base(task: str) -> ConfigDict:
     config.evaluation.chunk = 512  # pairs a cross-branch pass
     config.evaluation.captions = "all"  # retrieval queries: "all" captions, or the "first" of each video
     config.evaluation.duplicates = "strict"  # also correct: "strict" none, "fits" videos the data says fit, "any" same caption
+    return config
+
+
+def antmmf(config: ConfigDict) -> ConfigDict:
+    """Turns every quirk of the authors' release on, for runs that must match theirs. Changes and returns `config`."""
+    for name in config.compat:
+        config.compat[name] = True
+    if config.task in ("pretrain", "retrieval"):
+        config.objective.moco.enabled = True
+        config.objective.matching.local_groups = 8  # devices of the published runs
+    if config.task == "pretrain":
+        config.objective.weights.itm = 1.0
+    config.evaluation.duplicates = "any"
     return config
 
 

@@ -1,12 +1,10 @@
-"""Matching losses: MIL-NCE on similarities, negatives for the cross encoder, word-clip similarity, choice cross entropy.
+"""Matching losses: MIL-NCE on similarities, word-clip similarity, choice cross entropy. Hard negatives are in `mining.py`.
 
 Pure functions of arrays and masks over the GLOBAL batch: `[B_text, B_video, N]` similarities, `valid [B]` (an undecodable
 example is neither anchor nor negative). Sources: SNP-S3 section III-B; MIL-NCE in the form of UniVL (Luo et al. 2020).
 """
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -93,68 +91,6 @@ def mil_nce(
     return jnp.where(valid, losses, 0.0).sum(), valid.sum().astype(jnp.float32)
 
 
-class Negatives(NamedTuple):
-    """Hard negatives: `videos` int32 `[B, k]` for each text, `texts` int32 `[B, k]` for each video; bool masks alike."""
-
-    videos: jax.Array
-    videos_mask: jax.Array
-    texts: jax.Array
-    texts_mask: jax.Array
-
-
-def draw_negatives(key: jax.Array, similarity: jax.Array, valid: jax.Array, count: int, temperature: float) -> Negatives:
-    """Draws k other videos for each text and k other texts for each video, likelier the more similar stage 1 finds them.
-
-    Sampling is without replacement with probabilities softmax(similarity / temperature) (Gumbel top-k); a high temperature
-    draws uniformly, a low one takes the most similar.
-
-    Args:
-        similarity: float32 `[B_text, B_video]`; no gradient flows through the draw.
-        count: k < B.
-    """
-    pairs = similarity.shape[0]
-    usable = valid[:, None] & valid[None, :] & ~jnp.eye(pairs, dtype=bool)
-    logits = jnp.where(usable, jax.lax.stop_gradient(similarity) / temperature, EXCLUDED)
-    noise = jax.random.gumbel(key, (2, pairs, pairs))
-    _, videos = jax.lax.top_k(logits + noise[0], count)
-    _, texts = jax.lax.top_k(logits.T + noise[1], count)
-    return Negatives(
-        videos,
-        jnp.take_along_axis(usable, videos, axis=1),
-        texts,
-        jnp.take_along_axis(usable.T, texts, axis=1),
-    )
-
-
-def sampled_nce(
-    positive: jax.Array,
-    other_videos: jax.Array,
-    other_texts: jax.Array,
-    negatives: Negatives,
-    valid: jax.Array,
-) -> tuple[jax.Array, jax.Array]:
-    """MIL-NCE (N = 1) with k sampled negatives a side instead of the whole matrix; with k = B - 1 the two are equal.
-
-    Args:
-        positive: `[B]` scores of the pairs.
-        other_videos: `[B, k]`, text b against `negatives.videos[b]`.
-        other_texts: `[B, k]`, `negatives.texts[b]` against video b.
-
-    Returns:
-        (sum of losses, number of valid pairs).
-    """
-    scores = jnp.concatenate(
-        [
-            positive[:, None],
-            jnp.where(negatives.videos_mask, other_videos, EXCLUDED),
-            jnp.where(negatives.texts_mask, other_texts, EXCLUDED),
-        ],
-        axis=1,
-    )
-    losses = jax.nn.logsumexp(scores, axis=1) - positive
-    return jnp.where(valid, losses, 0.0).sum(), valid.sum().astype(jnp.float32)
-
-
 def choice_loss(logits: jax.Array, label: jax.Array, valid: jax.Array) -> dict[str, tuple]:
     """Cross entropy and accuracy of picking one of C classes (answers, or options of a question).
 
@@ -182,3 +118,12 @@ def in_batch_recall(scores: jax.Array, valid: jax.Array) -> tuple[jax.Array, jax
     tied = (scores == own).sum(axis=1) - 1
     hit = (better + tied / 2.0 < 1.0) & valid
     return hit.sum().astype(jnp.float32), valid.sum().astype(jnp.float32)
+
+
+def in_batch_recall_listed(scores: jax.Array, valid: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """`in_batch_recall` by the release's rule: each column that ties with the right one is a query more, the first is a hit."""
+    scores = jnp.where(valid[None, :], scores, -jnp.inf)
+    own = jnp.diagonal(scores)[:, None]
+    first = ((scores > own).sum(axis=1) == 0) & valid
+    listed = jnp.where(valid, (scores == own).sum(axis=1), 0)
+    return first.sum().astype(jnp.float32), listed.sum().astype(jnp.float32)

@@ -1,7 +1,8 @@
-"""Checkpoints: parameters, optimiser state, step and data iterator, through Orbax. The one file that imports it.
+"""Checkpoints: parameters, optimiser state, step, task memory and data iterator, through Orbax. The one file that imports it.
 
-Layout below a run's working directory: `checkpoints/<step>/{params,optimizer,data}`. A checkpoint counts once its directory has
-its final name (Orbax renames it as the last act), so an interrupted save is never restored.
+Layout below a run's working directory: `checkpoints/<step>/{params,optimizer,data}`, and `memory` where the task has one
+(MoCo's queues and key encoders). A checkpoint counts once its directory has its final name (Orbax renames it as the last act),
+so an interrupted save is never restored.
 """
 
 from __future__ import annotations
@@ -60,9 +61,8 @@ class Checkpoints:
         needed, free = tree_bytes(state), shutil.disk_usage(self.directory).free
         if free < needed:
             raise self._no_space(step, f"{needed >> 20} MiB needed, {free >> 20} MiB free")
-        optimizer = {"step": state.step, "opt_state": state.opt_state}
         try:
-            self._orbax.save_checkpointables(step, {"params": state.params, "optimizer": optimizer, "data": data}, force=True)
+            self._orbax.save_checkpointables(step, {**_parts(state), "data": data}, force=True)
         except Exception as error:
             if _is_no_space(error):
                 raise self._no_space(step, "the disk filled up while writing") from error
@@ -76,10 +76,9 @@ class Checkpoints:
             UserError: the checkpoint is of another model.
         """
         step = self.latest()
-        optimizer = {"step": abstract.step, "opt_state": abstract.opt_state}
         check_same_shapes(self.directory / str(step), abstract.params)
-        loaded = self._orbax.load_checkpointables(step, {"params": abstract.params, "optimizer": optimizer, "data": data})
-        return TrainState(loaded["optimizer"]["step"], loaded["params"], loaded["optimizer"]["opt_state"])
+        loaded = self._orbax.load_checkpointables(step, {**_parts(abstract), "data": data})
+        return TrainState(params=loaded["params"], memory=loaded.get("memory"), **loaded["optimizer"])
 
     def close(self) -> None:
         """Waits for writes and releases resources."""
@@ -92,6 +91,12 @@ class Checkpoints:
             f"no space left for the checkpoint of step {step} in {self.directory} ({detail}); {kept}: "
             "free some space and run the same command again"
         )
+
+
+def _parts(state: TrainState) -> dict[str, Any]:
+    """What is stored of a state, by the name of its folder."""
+    parts = {"params": state.params, "optimizer": {"step": state.step, "opt_state": state.opt_state}}
+    return parts if state.memory is None else {**parts, "memory": state.memory}
 
 
 def _is_no_space(error: BaseException | None) -> bool:

@@ -12,14 +12,25 @@ import optax
 
 from snp_jax.models.resnet import FROZEN_PATTERN
 
-DECAY_RULES: tuple[tuple[str, bool], ...] = (
+DecayRules = tuple[tuple[str, bool], ...]
+"""Ordered (pattern, decayed) rules on parameter paths; the first that matches decides, a path without a match is an error."""
+DECAY_RULES: DecayRules = (
     (FROZEN_PATTERN, False),
     (r"(^|/)bias$", False),
     (r"norm[^/]*/scale$", False),
     (r"(^|/)(position|segment|cls|relative_bias)(/|$)", False),
     (r"(^|/)(kernel|embedding)$", True),
 )
-"""Ordered (pattern, decayed) rules on parameter paths; the first that matches decides, a path without a match is an error."""
+"""No norm, no bias, no table of positions or segments decays."""
+DECAY_RULES_BY_NAME: DecayRules = (
+    (FROZEN_PATTERN, False),
+    (r"(^|/)(bias|relative_bias)$", False),
+    (r"^visual/.*scale$", True),
+    (r"(^|/)scale$", False),
+    (r"(^|/)(kernel|embedding|cls)$", True),
+)
+"""The release's (`compat.decay_by_name`): what is called "bias", or "LayerNorm" as BERT calls its own, does not decay. So norms
+of PVT and Swin do, and position and segment tables."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +44,7 @@ class OptimOptions:
         clip_norm: global gradient norm bound.
         warmup_steps: W; the factor goes from `warmup_factor` to 1 linearly over W steps. 0 = none.
         milestones: steps at which the rate is multiplied by `milestone_factor`.
+        decay_rules: which parameters decay, `DECAY_RULES` or `DECAY_RULES_BY_NAME`.
     """
 
     learning_rate: float
@@ -44,6 +56,7 @@ class OptimOptions:
     warmup_factor: float
     milestones: tuple[int, ...]
     milestone_factor: float
+    decay_rules: DecayRules
 
 
 def parameter_path(path: tuple[Any, ...]) -> str:
@@ -51,21 +64,21 @@ def parameter_path(path: tuple[Any, ...]) -> str:
     return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
-def is_decayed(path: str) -> bool:
+def is_decayed(path: str, rules: DecayRules) -> bool:
     """Whether weight decay applies to a parameter.
 
     Raises:
         ValueError: no rule covers the path.
     """
-    for pattern, decayed in DECAY_RULES:
+    for pattern, decayed in rules:
         if re.search(pattern, path):
             return decayed
-    raise ValueError(f"no weight-decay rule covers the parameter {path!r}: add one to DECAY_RULES")
+    raise ValueError(f"no weight-decay rule covers the parameter {path!r}: add one to the rules")
 
 
-def decay_mask(params: Any) -> Any:
+def decay_mask(params: Any, rules: DecayRules) -> Any:
     """Tree of booleans, True where weight decay applies."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: is_decayed(parameter_path(path)), params)
+    return jax.tree_util.tree_map_with_path(lambda path, _: is_decayed(parameter_path(path), rules), params)
 
 
 def frozen_mask(params: Any) -> Any:
@@ -95,7 +108,7 @@ def make_optimizer(options: OptimOptions) -> optax.GradientTransformation:
             b2=options.beta2,
             eps=1e-8,
             weight_decay=options.weight_decay,
-            mask=decay_mask,
+            mask=lambda params: decay_mask(params, options.decay_rules),
         ),
         optax.masked(optax.set_to_zero(), frozen_mask),
     )

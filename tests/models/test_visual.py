@@ -17,7 +17,7 @@ from snp_jax.models.resnet import ResNetConfig
 from snp_jax.models.snp import SNP, SNPConfig
 from snp_jax.models.video_swin import VIDEO_SWIN_CONFIGS, VideoSwinConfig
 from snp_jax.train.build import build_visual, check_choices
-from snp_jax.train.optim import decay_mask
+from snp_jax.train.optim import DECAY_RULES, decay_mask
 
 ENCODERS = {
     "pvt": PVTConfig((8, 8, 16, 16), (1,) * 4, (1,) * 4, (2,) * 4),
@@ -57,7 +57,7 @@ def test_one_interface(name):
         jax.tree_util.keystr(path, simple=True, separator="/") for path, _ in jax.tree_util.tree_leaves_with_path(params)
     )
     assert sorted(rule.path for rule in map_snp(model.config).values()) == ours
-    decay_mask(params)  # raises where no rule covers a path
+    decay_mask(params, DECAY_RULES)  # raises where no rule covers a path
 
 
 def test_resnet_drop_path_needs_a_key_and_drops_whole_frames():

@@ -13,7 +13,7 @@ import pytest
 from snp_jax.models.bert import BertConfig
 from snp_jax.models.pvt import PVTConfig
 from snp_jax.models.snp import SNP, SNPConfig
-from snp_jax.train.optim import OptimOptions, decay_mask, is_decayed, learning_rate, make_optimizer
+from snp_jax.train.optim import DECAY_RULES, OptimOptions, decay_mask, is_decayed, learning_rate, make_optimizer
 
 CASES = json.loads((Path(__file__).parents[1] / "goldens/lr_schedule.json").read_text())["cases"]
 
@@ -21,7 +21,7 @@ CASES = json.loads((Path(__file__).parents[1] / "goldens/lr_schedule.json").read
 def options(**changes):
     values = {
         "learning_rate": 0.1, "weight_decay": 0.5, "beta1": 0.9, "beta2": 0.98, "clip_norm": 1e9,
-        "warmup_steps": 0, "warmup_factor": 0.1, "milestones": (), "milestone_factor": 0.1,
+        "warmup_steps": 0, "warmup_factor": 0.1, "milestones": (), "milestone_factor": 0.1, "decay_rules": DECAY_RULES,
     }  # fmt: skip
     return OptimOptions(**(values | changes))
 
@@ -46,7 +46,7 @@ def test_decayed_parameters_of_the_network():
     frames, ids = jnp.zeros((1, 1, 32, 32, 3)), jnp.zeros((1, 4), jnp.int32)
     masks = jnp.ones((1, 1), bool), jnp.ones((1, 4), bool)
     params = jax.eval_shape(lambda: model.init(jax.random.key(0), frames, masks[0], ids, masks[1], num_clips=1)["params"])
-    mask = decay_mask(params)
+    mask = decay_mask(params, DECAY_RULES)
     for path, decayed in jax.tree_util.tree_leaves_with_path(mask):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         assert decayed == (name.endswith("kernel") or name == "embeddings/word/embedding"), name
@@ -55,7 +55,7 @@ def test_decayed_parameters_of_the_network():
 
 def test_a_path_without_a_rule_is_an_error():
     with pytest.raises(ValueError, match="'temporal/strange'"):
-        is_decayed("temporal/strange")
+        is_decayed("temporal/strange", DECAY_RULES)
 
 
 def test_frozen_batch_norm_never_changes():
