@@ -129,6 +129,7 @@ def base(task: str) -> ConfigDict:
     config.evaluation.chunk = 512  # pairs a cross-branch pass
     config.evaluation.captions = "all"  # retrieval queries: "all" captions, or the "first" of each video
     config.evaluation.duplicates = "strict"  # also correct: "strict" none, "fits" videos the data says fit, "any" same caption
+    config.evaluation.ties = "average"  # equal scores: their "average" position, or the first "index" wins (the release)
     return config
 
 
@@ -141,7 +142,7 @@ def antmmf(config: ConfigDict) -> ConfigDict:
         config.objective.matching.local_groups = 8  # devices of the published runs
     if config.task == "pretrain":
         config.objective.weights.itm = 1.0
-    config.evaluation.duplicates = "any"
+    config.evaluation.update(duplicates="any", ties="index")
     return config
 
 

@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 
 Duplicates = Literal["strict", "fits", "any"]
+Ties = Literal["average", "index"]
 RECALL_AT = (1, 5, 10)
 
 
@@ -61,7 +62,7 @@ def positive_pairs(
     return positives
 
 
-def ranks(scores: np.ndarray, positives: np.ndarray) -> np.ndarray:
+def ranks(scores: np.ndarray, positives: np.ndarray, ties: Ties = "average") -> np.ndarray:
     """Position of each query's best right candidate, counted from 1.
 
     A tie counts the average over the orders of the tied candidates: 1 + (e - 1) / 2 for one right candidate
@@ -72,6 +73,7 @@ def ranks(scores: np.ndarray, positives: np.ndarray) -> np.ndarray:
     Args:
       scores: float [Q, C], higher is better.
       positives: bool [Q, C], at least one True in each row.
+      ties: "average" as above; "index" = the candidate that comes first in the list wins (the release's rule).
 
     Returns: float64 [Q], in [1, C].
     """
@@ -83,20 +85,26 @@ def ranks(scores: np.ndarray, positives: np.ndarray) -> np.ndarray:
     best = np.where(positives, scores, -np.inf).max(axis=1, keepdims=True)  # [Q, 1]
     tied = scores == best
     ahead = (scores > best).sum(axis=1)
-    position = ahead + (tied.sum(axis=1) + 1) / ((tied & positives).sum(axis=1) + 1)
+    if ties == "average":
+        position = ahead + (tied.sum(axis=1) + 1) / ((tied & positives).sum(axis=1) + 1)
+    elif ties == "index":
+        first = (tied & positives).argmax(axis=1)[:, None]
+        position = 1.0 + ahead + (tied & (np.arange(scores.shape[1]) < first)).sum(axis=1)
+    else:
+        raise ValueError(f'ties must be "average" or "index", got {ties!r}')
     return np.where(np.isneginf(best[:, 0]), scores.shape[1], position)
 
 
-def recall_metrics(scores: np.ndarray, positives: np.ndarray) -> dict[str, float]:
+def recall_metrics(scores: np.ndarray, positives: np.ndarray, ties: Ties = "average") -> dict[str, float]:
     """Recall at 1, 5, 10 in percent and the median rank of one direction (arguments as for `ranks`)."""
-    position = ranks(scores, positives)
+    position = ranks(scores, positives, ties)
     recalls = {f"r{k}": 100.0 * float(np.mean(position <= k)) for k in RECALL_AT}
     return {**recalls, "mdr": float(np.median(position))}
 
 
-def both_directions(scores: np.ndarray, positives: np.ndarray) -> dict[str, dict[str, float]]:
+def both_directions(scores: np.ndarray, positives: np.ndarray, ties: Ties = "average") -> dict[str, dict[str, float]]:
     """`recall_metrics` of texts x videos: {"t2v": text to video, "v2t": video to text}."""
-    return {"t2v": recall_metrics(scores, positives), "v2t": recall_metrics(scores.T, positives.T)}
+    return {"t2v": recall_metrics(scores, positives, ties), "v2t": recall_metrics(scores.T, positives.T, ties)}
 
 
 def rerank(stage1: np.ndarray, stage2: np.ndarray) -> np.ndarray:

@@ -35,6 +35,7 @@ CHOICES = {
     "objective.masking.kind": ("mssm", "mlm"),
     "objective.lvwm": ("after", "before", "both"),
     "objective.matching_caption": ("masked", "raw"),
+    "evaluation.ties": ("average", "index"),
     "objective.matching.mining": ("sample", "nearest", "top_k"),
     "objective.matching.reweight": ("none", "median"),
 }

@@ -152,7 +152,7 @@ def test_the_release_s_fallback_masks_low_positions_and_labels_them_mask():
     told = np.asarray(masked.labels) != masking.IGNORE
     assert (told.sum(axis=1) == 2).all() and (np.asarray(masked.labels)[told] == 4).all()
     assert (np.asarray(masked.ids)[told] == 4).all() and told[:, 1:11].any(axis=0).all() and not told[:, [0, 11]].any()
-    # One significant word, at position 9: the missing one is drawn among positions 0 to 8 (nine others), and it is masked itself.
+    # One significant word, at position 9: it is masked, and the missing one is drawn among positions 0 to 8 (nine others).
     masked = masking.mask_significant_antmmf(
         jax.random.key(1), ids, maskable, tables._replace(significant=none.at[19].set(True)), ratio=0.15, mask_id=4
     )
