@@ -79,9 +79,9 @@ def retrieval(
         "several_correct": int((positives.sum(axis=1) > 1).sum()),
         "duplicates": duplicates,
         "stage2_candidates": rerank or len(videos.ids),
-        "t2v": metrics.recall_metrics(t2v, positives, ties),
-        "v2t": metrics.recall_metrics(v2t, positives.T, ties),
-        "stage1": metrics.both_directions(stage1, positives, ties),
+        "t2v": metrics.recall_metrics(t2v, positives, ties=ties),
+        "v2t": metrics.recall_metrics(v2t, positives.T, ties=ties),
+        "stage1": metrics.both_directions(stage1, positives, ties=ties),
     }
     return RetrievalOutcome(results, queries, encoded, t2v, stage2, positives)
 

@@ -203,7 +203,5 @@ def test_ties_by_index():
     """The release: of equal scores the first candidate wins, whoever it is."""
     scores = np.array([[1.0, 1.0, 0.0], [1.0, 1.0, 1.0], [2.0, 1.0, 1.0], [-np.inf, -np.inf, 0.0]])
     positives = np.array([[0, 1, 0], [1, 0, 1], [0, 0, 1], [0, 1, 0]], bool)
-    np.testing.assert_array_equal(ranks(scores, positives, "index"), [2, 1, 3, 3])
+    np.testing.assert_array_equal(ranks(scores, positives, ties="index"), [2, 1, 3, 3])
     np.testing.assert_array_equal(ranks(scores, positives), [1.5, 4 / 3, 2.5, 3])
-    with pytest.raises(ValueError, match="ties must be"):
-        ranks(scores, positives, "first")
