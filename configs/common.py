@@ -110,13 +110,14 @@ def base(task: str) -> ConfigDict:
     config.optim.warmup_factor = 0.1
     config.optim.milestones = (110_000,)
     config.optim.milestone_factor = 0.1
+    config.optim.encoder_rate = 1.0  # multiplies the rate of BERT and the visual encoder (the release's encoder_lr_decay)
 
     config.train = ConfigDict()
     config.train.steps = 130_000
     config.train.log_every = 50
     config.train.checkpoint_every = 1000
     config.train.keep_checkpoints = 2
-    config.train.init_from = ""  # working directory (or checkpoint) of another run to start from
+    config.train.init_from = placeholder(object)  # where to start: a run, an output of tools/convert.py, or a tuple of several
 
     config.mesh = ConfigDict()
     config.mesh.data = -1  # -1 = all devices that are left

@@ -16,18 +16,19 @@ from snp_jax.data import pipeline
 from snp_jax.data.failures import BrokenVideos
 from snp_jax.errors import UserError
 from snp_jax.train import build, inputs, sharding
-from snp_jax.train.checkpoints import Checkpoints, warm_start
+from snp_jax.train.checkpoints import Checkpoints
 from snp_jax.train.config import load_config, save_config
 from snp_jax.train.metrics import MetricWriter, Progress
 from snp_jax.train.optim import make_optimizer
 from snp_jax.train.state import TrainState, abstract_state, create_state, init_params, with_params
 from snp_jax.train.step import make_train_step
+from snp_jax.train.warm_start import warm_start
 
 CONFIG = "config.json"
 DONE = "DONE"
 """Written into the working directory when the last step is saved; holds that step."""
-TASK_PARAMETERS = ("answer/", "itm/", "temporal/", "order/")
-"""Parameter path prefixes that exist for one task only."""
+TASK_PARAMETERS = ("answer/",)
+"""Prefixes of parameter paths that mean something else in each task, and so never come from another run."""
 RESUMABLE = ("train", "reading", "evaluation", "mesh", "dataset")
 """Config sections that may differ when a run is resumed."""
 
@@ -142,7 +143,7 @@ def _check_same_run(config: ConfigDict, workdir: Path) -> None:
 
 
 def _first_state(config, model, task, tx, mesh: Mesh, checkpoints: Checkpoints, batches) -> TrainState:
-    """Restored from the newest checkpoint, or fresh, or fresh with another run's parameters."""
+    """Restored from the newest checkpoint, or fresh, or fresh with parameters of other checkpoints."""
 
     def init():
         return init_params(model, jax.random.key(config.seed), spec=inputs.clip_spec(config))
@@ -156,7 +157,10 @@ def _first_state(config, model, task, tx, mesh: Mesh, checkpoints: Checkpoints, 
         return state
     state = create_state(init, tx, mesh, init_memory)
     if config.train.init_from:
-        params = warm_start(Path(config.train.init_from), state.params, fresh=TASK_PARAMETERS)
+        given = config.train.init_from
+        paths = [Path(path) for path in ([given] if isinstance(given, str) else given)]
+        params, origins = warm_start(paths, state.params, fresh=TASK_PARAMETERS)
+        print(origins)
         state = with_params(state, params, init_memory)
     return state
 
