@@ -69,10 +69,9 @@ def mil_nce(
     Returns:
         (sum of losses, number of valid pairs).
     """
-    pairs, _, clips = scores.shape
+    clips = scores.shape[2]
     if anchor == "middle":
-        copies = jnp.broadcast_to(scores[:, None], (pairs, clips, pairs, clips))
-        return mil_nce_square(copies.reshape(pairs * clips, pairs * clips), clips, valid, weights=weights)
+        return _middle_nce(scores[:, None, :, clips // 2], scores, clips, valid, weights)
     if anchor != "bag":
         raise ValueError(f'anchor must be "middle" or "bag", not {anchor!r}')
     scores = jnp.where((valid[:, None] & valid[None, :])[..., None], scores, EXCLUDED)
@@ -95,11 +94,24 @@ def mil_nce_square(
     """
     pairs, middle = valid.shape[0], clips // 2
     scores = scores.reshape(pairs, clips, pairs, clips)  # text, its copy, video, its clip
+    return _middle_nce(scores[..., middle], scores[:, middle], 1, valid, weights)
+
+
+def _middle_nce(
+    anchors: jax.Array, rows: jax.Array, copies: int, valid: jax.Array, weights: jax.Array | None
+) -> tuple[jax.Array, jax.Array]:
+    """The loss of middle clips.
+
+    Args:
+        anchors: `[B, R, B]`, the R different rows of every text against the middle clip of every video.
+        rows: `[B, B, N]`, the middle row of every text against all clips.
+        copies: how often each of the R rows stands in the matrix.
+    """
     both = valid[:, None] & valid[None, :]
-    anchors = jnp.where(both[:, None], scores[..., middle], EXCLUDED)  # [B, N, B]: every row against the middle clips
-    rows = jnp.where(both[..., None], scores[:, middle], EXCLUDED)  # [B, B, N]: the middle rows against every clip
-    positive = jax.nn.logsumexp(jnp.diagonal(anchors, axis1=0, axis2=2), axis=0)  # [B]
-    return _nce(positive, jax.nn.logsumexp(anchors, axis=(0, 1)), _other_clips(rows), valid, weights)
+    anchors = jnp.where(both[:, None], anchors, EXCLUDED)
+    positive = jnp.log(copies) + jax.nn.logsumexp(jnp.diagonal(anchors, axis1=0, axis2=2), axis=0)  # [B]
+    all_texts = jnp.log(copies) + jax.nn.logsumexp(anchors, axis=(0, 1))  # [B]
+    return _nce(positive, all_texts, _other_clips(jnp.where(both[..., None], rows, EXCLUDED)), valid, weights)
 
 
 def _other_clips(scores: jax.Array) -> jax.Array:
