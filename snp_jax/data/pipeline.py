@@ -4,7 +4,7 @@
 
 Everything random comes from Grain's generator for the position in the stream, and batches are put together in
 the main process, so the stream depends on the seed and the data alone: not on the number of workers, threads
-or hosts. What is done at each step lives elsewhere (`video`, `sampling`, `tasks`); `stream` runs the chain.
+or hosts. What is done at each step lives elsewhere (`decode`, `sampling`, `tasks`); `stream` runs the chain.
 No device is touched here: normalisation and augmentation happen in the jitted step (`augment`).
 
 A batch is a dict: video uint8 [B, T, H, W, 3]; video_mask bool [B, T]; valid bool [B]; the arrays of the
@@ -23,9 +23,9 @@ import grain
 import numpy as np
 from tqdm import tqdm
 
-from snp_jax.data import sampling, video
+from snp_jax.data import decode, sampling
 from snp_jax.data.records import Annotation
-from snp_jax.data.sources.builder import Record, VideoSource, open_source
+from snp_jax.data.sources.prepared import Record, VideoSource, open_source
 from snp_jax.data.stream import BatchStream, Reading
 from snp_jax.errors import UserError
 
@@ -160,15 +160,15 @@ def _decoded(record: Record, choice: sampling.SegmentSampling, spec: ClipSpec) -
     """The video part of an example; a broken video is all zeros, masked, with the reason in `failure`."""
     annotation = record.annotation
     try:
-        frames = video.decode_clip(
+        frames = decode.decode_clip(
             record.video,
             choice.indices,
             spec.image_size,
             start=annotation.start,
             end=annotation.end,
-            limits=video.Limits(budget_s=spec.decode_budget_s),
+            limits=decode.Limits(budget_s=spec.decode_budget_s),
         )
-    except video.VideoError as error:
+    except decode.VideoError as error:
         return {**_blank(spec), "video_id": annotation.video_id, "failure": str(error)}
     return {
         "video": frames,
