@@ -26,6 +26,7 @@ KINDS = (
     "timeout",
     "crash",  # found at preparation only: the decoder ended or blocked its process
 )
+_JPEG_SCAN, _JPEG_END = b"\xff\xda", b"\xff\xd9"  # cannot occur inside the compressed data of a scan
 _IMAGE_FORMATS = ("image2", "_pipe")  # how FFmpeg's names of still image formats begin or end
 
 
@@ -94,7 +95,7 @@ def open_container(data: bytes, limits: Limits) -> av.container.InputContainer:
         raise VideoError("open", f"not a video file that FFmpeg knows ({reason(error)})") from error
     if is_image(container):
         try:
-            _check_image_size(data, limits)
+            _check_image(container.format.name, data, limits)
         except VideoError:
             container.close()
             raise
@@ -170,8 +171,10 @@ def reason(error: Exception) -> str:
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
 
 
-def _check_image_size(data: bytes, limits: Limits) -> None:
-    """FFmpeg learns an image's size only by decoding it; Pillow reads the header."""
+def _check_image(name: str, data: bytes, limits: Limits) -> None:
+    """What FFmpeg does not tell: an image's size before it is decoded, and that a JPEG is cut off (it fills up with grey)."""
+    if name == "jpeg_pipe" and data.rfind(_JPEG_END) < data.rfind(_JPEG_SCAN):
+        raise VideoError("damaged", "the image is cut off")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
