@@ -228,8 +228,9 @@ def _errors_of(out: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        reason = error.strerror if error.filename is None else f"{error.strerror}: {error.filename}"
         raise UserError(
-            f"{out}: the dataset cannot be written ({error.strerror}); free some space or choose another --out"
+            f"{out}: the dataset cannot be prepared ({reason}); mend that and run the same command again"
         ) from error
 
 
