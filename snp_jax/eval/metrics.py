@@ -111,11 +111,11 @@ def in_batch_metrics(scores: np.ndarray) -> dict[str, float]:
     """The release's in-batch metric of a square matrix [B, B] whose diagonal is right; keys as in `recall_metrics`.
 
     Every place in a row's order whose score equals the right one's counts as a query of its own, so ties add
-    queries and the first of them is a hit.
+    queries and the first of them is a hit. The median of an even number is the lower of the middle two.
     """
     ordered = -np.sort(-scores, axis=1)
     _, places = np.nonzero(ordered == np.diagonal(scores)[:, None])
-    return _recalls(places + 1)
+    return {**_recalls(places + 1), "mdr": float(np.sort(places)[(len(places) - 1) // 2] + 1)}
 
 
 def _recalls(position: np.ndarray) -> dict[str, float]:

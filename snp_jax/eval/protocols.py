@@ -59,6 +59,8 @@ def retrieval(
         duplicates: what else is correct: see `metrics.positive_pairs`.
         ties: how equal scores are ranked: see `metrics.ranks`.
     """
+    if ties not in ("average", "index"):
+        raise UserError(f'config.evaluation.ties={ties!r}: choose "average" or "index"')
     queries = _queries(annotations, captions)
     encoded = scorer.texts(queries.texts, tokenizer, max_len)
     stage1 = stage1_matrix(encoded, videos)

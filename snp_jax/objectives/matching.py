@@ -70,22 +70,49 @@ def mil_nce(
         (sum of losses, number of valid pairs).
     """
     pairs, _, clips = scores.shape
-    own = jnp.eye(pairs, dtype=bool)
-    both = valid[:, None] & valid[None, :]
-    scores = jnp.where(both[..., None], scores, EXCLUDED)
-    diagonal = jnp.diagonal(scores, axis1=0, axis2=1).T  # [B, N]: own clips
-    others = jnp.where(own[..., None], EXCLUDED, scores)  # [B, B, N]
-    negative_clips = jax.nn.logsumexp(others, axis=(1, 2))  # [B]: this text against other videos' clips
     if anchor == "middle":
-        middle = clips // 2
-        positive = jnp.log(clips) + diagonal[:, middle]
-        all_texts = jnp.log(clips) + jax.nn.logsumexp(scores[:, :, middle], axis=0)
-    elif anchor == "bag":
-        positive = jax.nn.logsumexp(diagonal, axis=1)
-        all_texts = jax.nn.logsumexp(scores, axis=(0, 2))
-    else:
+        copies = jnp.broadcast_to(scores[:, None], (pairs, clips, pairs, clips))
+        return mil_nce_square(copies.reshape(pairs * clips, pairs * clips), clips, valid, weights=weights)
+    if anchor != "bag":
         raise ValueError(f'anchor must be "middle" or "bag", not {anchor!r}')
-    losses = jnp.logaddexp(all_texts, negative_clips) - positive
+    scores = jnp.where((valid[:, None] & valid[None, :])[..., None], scores, EXCLUDED)
+    positive = jax.nn.logsumexp(jnp.diagonal(scores, axis1=0, axis2=1).T, axis=1)  # own clips
+    all_texts = jax.nn.logsumexp(scores, axis=(0, 2))
+    return _nce(positive, all_texts, _other_clips(scores), valid, weights)
+
+
+def mil_nce_square(
+    scores: jax.Array, clips: int, valid: jax.Array, *, weights: jax.Array | None = None
+) -> tuple[jax.Array, jax.Array]:
+    """MIL-NCE with the middle clip as anchor, on the square matrix in which every text has a row for each of its N clips.
+
+    In training the N rows of a text are equal (`mil_nce`); UniVL's loss, and so the release's, lets them differ.
+
+    Args:
+        scores: float32 `[B * N, B * N]`, rows are texts.
+        clips: N.
+        valid, weights: as for `mil_nce`.
+    """
+    pairs, middle = valid.shape[0], clips // 2
+    scores = scores.reshape(pairs, clips, pairs, clips)  # text, its copy, video, its clip
+    both = valid[:, None] & valid[None, :]
+    anchors = jnp.where(both[:, None], scores[..., middle], EXCLUDED)  # [B, N, B]: every row against the middle clips
+    rows = jnp.where(both[..., None], scores[:, middle], EXCLUDED)  # [B, B, N]: the middle rows against every clip
+    positive = jax.nn.logsumexp(jnp.diagonal(anchors, axis1=0, axis2=2), axis=0)  # [B]
+    return _nce(positive, jax.nn.logsumexp(anchors, axis=(0, 1)), _other_clips(rows), valid, weights)
+
+
+def _other_clips(scores: jax.Array) -> jax.Array:
+    """Log-sum-exp of each text with the clips of other videos: `[B, B, N]` -> `[B]`."""
+    own = jnp.eye(scores.shape[0], dtype=bool)
+    return jax.nn.logsumexp(jnp.where(own[..., None], EXCLUDED, scores), axis=(1, 2))
+
+
+def _nce(
+    positive: jax.Array, all_texts: jax.Array, other_clips: jax.Array, valid: jax.Array, weights: jax.Array | None
+) -> tuple[jax.Array, jax.Array]:
+    """(sum, count) of the loss whose numerator and two parts of the denominator are given as logarithms, `[B]` each."""
+    losses = jnp.logaddexp(all_texts, other_clips) - positive
     if weights is not None:
         losses = losses * weights
     return jnp.where(valid, losses, 0.0).sum(), valid.sum().astype(jnp.float32)

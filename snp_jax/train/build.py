@@ -23,7 +23,7 @@ from snp_jax.train.choices import Masker
 from snp_jax.train.compat import Compat, with_first_letters, with_uncounted_words
 from snp_jax.train.gvtm import MatchingOptions
 from snp_jax.train.momentum import MocoOptions
-from snp_jax.train.optim import DECAY_RULES, DECAY_RULES_BY_NAME, OptimOptions
+from snp_jax.train.optim import DECAY_RULES, DECAY_RULES_BY_NAME, OptimOptions, encoder_rate_rules
 from snp_jax.train.pretrain import PretrainTask
 from snp_jax.train.tasks import Task
 
@@ -189,5 +189,7 @@ def _moco(config: ConfigDict, compat: Compat) -> MocoOptions | None:
 def build_optim(config: ConfigDict) -> OptimOptions:
     """`config.optim`."""
     settings = config.optim.to_dict()
-    rules = DECAY_RULES_BY_NAME if config.compat.decay_by_name else DECAY_RULES
-    return OptimOptions(**{**settings, "milestones": tuple(settings["milestones"])}, decay_rules=rules)
+    decay = DECAY_RULES_BY_NAME if config.compat.decay_by_name else DECAY_RULES
+    rates = encoder_rate_rules(settings.pop("encoder_rate"))
+    settings["milestones"] = tuple(settings["milestones"])
+    return OptimOptions(**settings, decay_rules=decay, rate_rules=rates)

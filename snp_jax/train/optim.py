@@ -14,6 +14,7 @@ from snp_jax.models.resnet import FROZEN_PATTERN
 
 DecayRules = tuple[tuple[str, bool], ...]
 """Ordered (pattern, decayed) rules on parameter paths; the first that matches decides, a path without a match is an error."""
+RateRules = tuple[tuple[str, float], ...]
 DECAY_RULES: DecayRules = (
     (FROZEN_PATTERN, False),
     (r"(^|/)bias$", False),
@@ -45,6 +46,7 @@ class OptimOptions:
         warmup_steps: W; the factor goes from `warmup_factor` to 1 linearly over W steps. 0 = none.
         milestones: steps at which the rate is multiplied by `milestone_factor`.
         decay_rules: which parameters decay, `DECAY_RULES` or `DECAY_RULES_BY_NAME`.
+        rate_rules: ordered (pattern, factor) rules on parameter paths that multiply the rate; the first that matches decides.
     """
 
     learning_rate: float
@@ -57,6 +59,7 @@ class OptimOptions:
     milestones: tuple[int, ...]
     milestone_factor: float
     decay_rules: DecayRules
+    rate_rules: RateRules
 
 
 def parameter_path(path: tuple[Any, ...]) -> str:
@@ -86,6 +89,25 @@ def frozen_mask(params: Any) -> Any:
     return jax.tree_util.tree_map_with_path(lambda path, _: re.search(FROZEN_PATTERN, parameter_path(path)) is not None, params)
 
 
+def encoder_rate_rules(factor: float) -> RateRules:
+    """The release's `encoder_lr_decay`: `factor` for BERT and the visual encoder, 1 for `cross_pooler` and the heads."""
+    return ((r"^(embeddings|encoder|pooler|visual|visual_projection|clip_fc1|clip_fc2)/", factor), (r".*", 1.0))
+
+
+def rate_factor(path: str, rules: RateRules) -> float:
+    """What a parameter's rate is multiplied by."""
+    return next(factor for pattern, factor in rules if re.search(pattern, path))
+
+
+def _multiply_rates(rules: RateRules) -> optax.GradientTransformation:
+    """Multiplies updates by `rate_factor`."""
+
+    def scale(path: tuple[Any, ...], update: jax.Array) -> jax.Array:
+        return update * rate_factor(parameter_path(path), rules)
+
+    return optax.stateless(lambda updates, params: jax.tree_util.tree_map_with_path(scale, updates))
+
+
 def learning_rate(step: jax.Array | int, options: OptimOptions) -> jax.Array:
     """Rate of a 0-based step: linear warm-up while step <= W, then one factor per milestone reached."""
     step = jnp.asarray(step, jnp.float32)
@@ -100,7 +122,7 @@ def learning_rate(step: jax.Array | int, options: OptimOptions) -> jax.Array:
 
 def make_optimizer(options: OptimOptions) -> optax.GradientTransformation:
     """Clip by global norm, then AdamW; frozen parameters get no update."""
-    return optax.chain(
+    parts = [
         optax.clip_by_global_norm(options.clip_norm),
         optax.adamw(
             lambda step: learning_rate(step, options),
@@ -111,4 +133,7 @@ def make_optimizer(options: OptimOptions) -> optax.GradientTransformation:
             mask=lambda params: decay_mask(params, options.decay_rules),
         ),
         optax.masked(optax.set_to_zero(), frozen_mask),
-    )
+    ]
+    if any(factor != 1.0 for _, factor in options.rate_rules):
+        parts.append(_multiply_rates(options.rate_rules))
+    return optax.chain(*parts)

@@ -13,7 +13,15 @@ import pytest
 from snp_jax.models.bert import BertConfig
 from snp_jax.models.pvt import PVTConfig
 from snp_jax.models.snp import SNP, SNPConfig
-from snp_jax.train.optim import DECAY_RULES, OptimOptions, decay_mask, is_decayed, learning_rate, make_optimizer
+from snp_jax.train.optim import (
+    DECAY_RULES,
+    OptimOptions,
+    decay_mask,
+    encoder_rate_rules,
+    is_decayed,
+    learning_rate,
+    make_optimizer,
+)
 
 CASES = json.loads((Path(__file__).parents[1] / "goldens/lr_schedule.json").read_text())["cases"]
 
@@ -22,6 +30,7 @@ def options(**changes):
     values = {
         "learning_rate": 0.1, "weight_decay": 0.5, "beta1": 0.9, "beta2": 0.98, "clip_norm": 1e9,
         "warmup_steps": 0, "warmup_factor": 0.1, "milestones": (), "milestone_factor": 0.1, "decay_rules": DECAY_RULES,
+        "rate_rules": encoder_rate_rules(1.0),
     }  # fmt: skip
     return OptimOptions(**(values | changes))
 
@@ -74,3 +83,16 @@ def test_decay_is_scaled_by_the_rate_and_leaves_biases_alone():
     updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
     np.testing.assert_allclose(updates["fc"]["kernel"], -0.1 * 0.5 * 2.0, rtol=1e-6)
     np.testing.assert_array_equal(updates["fc"]["bias"], 0.0)
+
+
+def test_encoders_may_learn_at_another_rate():
+    """Decay included; the cross pooler and the heads keep the full rate."""
+    parts = ("encoder", "visual", "cross_pooler", "match_fc1")
+    params = {part: {"kernel": jnp.full((2, 2), 2.0)} for part in parts}
+    gradients = jax.tree.map(jnp.ones_like, params)
+    updates = {}
+    for factor in (1.0, 0.25):
+        tx = make_optimizer(options(rate_rules=encoder_rate_rules(factor)))
+        updates[factor], _ = tx.update(gradients, tx.init(params), params)
+    for part, factor in zip(parts, (0.25, 0.25, 1.0, 1.0), strict=True):
+        np.testing.assert_allclose(updates[0.25][part]["kernel"], factor * updates[1.0][part]["kernel"], rtol=1e-6)
