@@ -29,6 +29,11 @@ def base(task: str) -> ConfigDict:
     config.clip.image_size = (224, 224)  # height, width
     config.clip.decode_budget_s = 30.0  # a video that takes longer counts as broken
 
+    config.augment = ConfigDict()  # of training frames, on the device, alike for all frames of a video; default: none
+    config.augment.zoom = 1.0  # up to this factor larger or smaller
+    config.augment.shift = 0.0  # up to this share of the height and width, in any direction
+    config.augment.light = 0.0  # contrast up to this share higher or lower; brightness alike, in quarters of the range
+
     config.reading = ConfigDict()
     config.reading.num_workers = 2  # processes that decode; 0 = threads of this one
     config.reading.num_threads = 2  # threads in each
@@ -101,6 +106,7 @@ def base(task: str) -> ConfigDict:
     config.compat.update({field.name: False for field in dataclasses.fields(Compat)})
 
     config.optim = ConfigDict()
+    config.optim.name = "adamw"  # or "muon": fewer steps from fresh weights
     config.optim.learning_rate = 5e-5
     config.optim.weight_decay = 1e-3
     config.optim.beta1 = 0.9

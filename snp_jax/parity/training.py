@@ -42,7 +42,7 @@ def schedule_options(config: dict[str, Any], **changes: Any) -> OptimOptions:
     """Our options for a schedule of the release: epochs, where given, replace steps."""
     milestones = [epoch * config["epoch_iterations"] for epoch in config.get("lr_epochs", ())] or config["lr_steps"]
     values = {
-        "learning_rate": 1.0, "weight_decay": 0.0, "beta1": 0.9, "beta2": 0.98, "clip_norm": 1.0,
+        "name": "adamw", "learning_rate": 1.0, "weight_decay": 0.0, "beta1": 0.9, "beta2": 0.98, "clip_norm": 1.0,
         "warmup_steps": config["warmup_iterations"] if config["use_warmup"] else 0, "warmup_factor": config["warmup_factor"],
         "milestones": tuple(milestones), "milestone_factor": config["lr_ratio"], "decay_rules": DECAY_RULES_BY_NAME,
         "rate_rules": encoder_rate_rules(1.0),

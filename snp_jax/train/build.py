@@ -9,6 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from snp_jax.data.augment import AugmentOptions
 from snp_jax.data.text import Tokenizer
 from snp_jax.data.words import build_word_tables, load_words, rank_words
 from snp_jax.errors import UserError
@@ -33,6 +34,7 @@ CHOICES = {
     "model.visual.kind": tuple(VISUAL_CONFIGS),
     "objective.matching.anchor": ("middle", "bag"),
     "objective.masking.kind": ("mssm", "mlm"),
+    "optim.name": ("adamw", "muon"),
     "objective.lvwm": ("after", "before", "both"),
     "objective.matching_caption": ("masked", "raw"),
     "evaluation.ties": ("average", "index"),
@@ -193,3 +195,11 @@ def build_optim(config: ConfigDict) -> OptimOptions:
     rates = encoder_rate_rules(settings.pop("encoder_rate"))
     settings["milestones"] = tuple(settings["milestones"])
     return OptimOptions(**settings, decay_rules=decay, rate_rules=rates)
+
+
+def build_augment(config: ConfigDict) -> AugmentOptions:
+    """`config.augment`."""
+    settings = AugmentOptions(**config.augment.to_dict())
+    if settings.zoom < 1.0 or min(settings.shift, settings.light) < 0.0:
+        raise UserError(f"config.augment: zoom must be at least 1, shift and light at least 0; found {settings}")
+    return settings

@@ -89,7 +89,8 @@ def run(config: ConfigDict, workdir: Path) -> bool:
     tx = make_optimizer(options)
     save_config(config, workdir / CONFIG)
     state = _first_state(config, model, task, tx, mesh, checkpoints, batches)
-    step = make_train_step(model, task, tx, options, mesh, jax.tree.map(lambda leaf: leaf.sharding, state), config.seed)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+    step = make_train_step(model, task, tx, options, build.build_augment(config), mesh, shardings, config.seed)
 
     # ---------------------------------------------------------------- the loop: save, draw, step
     first, last = int(state.step), config.train.steps

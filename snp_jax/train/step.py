@@ -1,4 +1,4 @@
-"""The jitted training step: forward, backward, update. A pure function of (state, batch, seed)."""
+"""The jitted training step: augmentation, forward, backward, update. A pure function of (state, batch, seed)."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
+from snp_jax.data.augment import AugmentOptions, augment
 from snp_jax.models.network import Network
 from snp_jax.models.snp import SNP
 from snp_jax.objectives.total import mean
@@ -26,6 +27,7 @@ def make_train_step(
     task: Task,
     tx: optax.GradientTransformation,
     options: OptimOptions,
+    changes: AugmentOptions,
     mesh: Mesh,
     state_shardings: Any,
     seed: int,
@@ -40,6 +42,7 @@ def make_train_step(
 
     def step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
+        batch = batch | {"video": augment(jax.random.fold_in(key, 1), batch["video"], changes)}
 
         def loss(params):
             return task.loss(Network(model, params, spread), batch, key, train=True, memory=state.memory)

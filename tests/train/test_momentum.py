@@ -46,7 +46,7 @@ class Run:
             lambda params: task.init_memory(params, jax.random.key(1)),
         )  # fmt: skip
         places = jax.tree.map(lambda leaf: leaf.sharding, self.state)
-        self.step = make_train_step(model, task, tx, options, mesh, places, config.seed)
+        self.step = make_train_step(model, task, tx, options, build.build_augment(config), mesh, places, config.seed)
         rng, size = np.random.default_rng(0), config.clip.image_size
         encoded = [tokenizer.encode(f"caption {i} of clip {i}", config.text.max_len) for i in range(8)]
         batch = {

@@ -15,12 +15,14 @@ from snp_jax.models.pvt import PVTConfig
 from snp_jax.models.snp import SNP, SNPConfig
 from snp_jax.train.optim import (
     DECAY_RULES,
+    MUON_RMS,
     OptimOptions,
     decay_mask,
     encoder_rate_rules,
     is_decayed,
     learning_rate,
     make_optimizer,
+    matrix_axes,
 )
 
 CASES = json.loads((Path(__file__).parents[1] / "goldens/lr_schedule.json").read_text())["cases"]
@@ -28,7 +30,7 @@ CASES = json.loads((Path(__file__).parents[1] / "goldens/lr_schedule.json").read
 
 def options(**changes):
     values = {
-        "learning_rate": 0.1, "weight_decay": 0.5, "beta1": 0.9, "beta2": 0.98, "clip_norm": 1e9,
+        "name": "adamw", "learning_rate": 0.1, "weight_decay": 0.5, "beta1": 0.9, "beta2": 0.98, "clip_norm": 1e9,
         "warmup_steps": 0, "warmup_factor": 0.1, "milestones": (), "milestone_factor": 0.1, "decay_rules": DECAY_RULES,
         "rate_rules": encoder_rate_rules(1.0),
     }  # fmt: skip
@@ -96,3 +98,26 @@ def test_encoders_may_learn_at_another_rate():
         updates[factor], _ = tx.update(gradients, tx.init(params), params)
     for part, factor in zip(parts, (0.25, 0.25, 1.0, 1.0), strict=True):
         np.testing.assert_allclose(updates[0.25][part]["kernel"], factor * updates[1.0][part]["kernel"], rtol=1e-6)
+
+
+def test_muon_orthogonalises_matrices_and_leaves_the_rest_to_adam():
+    params = {
+        "layer": {"kernel": jnp.ones((6, 4)), "bias": jnp.zeros(4)},
+        "proj": {"kernel": jnp.ones((2, 2, 3, 8))},
+        "dwconv": {"kernel": jnp.ones((3, 3, 1, 4))},
+        "match_fc2": {"kernel": jnp.ones((4, 1))},
+        "word": {"embedding": jnp.ones((10, 4))},
+    }
+    assert [name for name, axes in matrix_axes(params).items() if axes.get("kernel") is not None] == ["layer", "proj"]
+    gradients = jax.tree.map(lambda x: jax.random.normal(jax.random.key(x.size), x.shape), params)
+    tx = make_optimizer(options(name="muon", weight_decay=0.0))
+    updates = jax.jit(lambda g, p: tx.update(g, tx.init(p), p)[0])(gradients, params)
+    for name in ("layer", "proj"):
+        update = updates[name]["kernel"]
+        singular = np.linalg.svd(update.reshape(-1, update.shape[-1]), compute_uv=False)
+        assert singular.max() / singular.min() < 1.8  # of the gradient: above 2.5
+        assert float(jnp.sqrt(jnp.mean(update**2))) == pytest.approx(0.1 * MUON_RMS, rel=0.4)
+    for name, leaf in (("dwconv", "kernel"), ("match_fc2", "kernel"), ("word", "embedding"), ("layer", "bias")):
+        size = float(jnp.abs(updates[name][leaf]).max())  # Adam's first step has one size; with Nesterov it exceeds the rate
+        assert 0.1 <= size < 0.2
+        np.testing.assert_allclose(updates[name][leaf], -size * jnp.sign(gradients[name][leaf]), rtol=1e-3)

@@ -52,7 +52,7 @@ def start(config, devices):
         lambda params: task.init_memory(params, jax.random.key(1)),
     )  # fmt: skip
     places = jax.tree.map(lambda leaf: leaf.sharding, state)
-    step = make_train_step(model, task, tx, options, mesh, places, config.seed)
+    step = make_train_step(model, task, tx, options, build.build_augment(config), mesh, places, config.seed)
     return state, step, sharding.put_batch(make_batch(config, tokenizer), mesh)
 
 
