@@ -2,6 +2,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PARITY := $(VENV)/.installed_parity
 
 .PHONY: setup quickstart test slow lint bench clean
 
@@ -13,13 +14,18 @@ $(STAMP): requirements.txt pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@
 
+# PyTorch and transformers, which only tests compare with.
+$(PARITY): $(STAMP)
+	$(BIN)/python -m pip install --quiet --editable '.[parity]'
+	touch $@
+
 quickstart: $(STAMP)
 	$(BIN)/python tools/quickstart.py
 
-test: $(STAMP)
+test: $(PARITY)
 	$(BIN)/python -m pytest
 
-slow: $(STAMP)
+slow: $(PARITY)
 	$(BIN)/python -m pytest -m slow
 
 lint: $(STAMP)

@@ -1,7 +1,14 @@
 """All keys, with the paper's values. An experiment starts from `base` and changes what differs."""
 
+import dataclasses
+
 from ml_collections import ConfigDict
 from ml_collections.config_dict import placeholder
+
+from snp_jax.models.pvt import PVT_CONFIGS
+from snp_jax.models.resnet import ResNetConfig
+from snp_jax.models.video_swin import VIDEO_SWIN_CONFIGS
+from snp_jax.train.compat import Compat
 
 
 def base(task: str) -> ConfigDict:
@@ -21,6 +28,11 @@ def base(task: str) -> ConfigDict:
     config.clip.frames_per_clip = 1  # F
     config.clip.image_size = (224, 224)  # height, width
     config.clip.decode_budget_s = 30.0  # a video that takes longer counts as broken
+
+    config.augment = ConfigDict()  # of training frames, on the device, alike for all frames of a video; default: none
+    config.augment.zoom = 1.0  # up to this factor larger or smaller
+    config.augment.shift = 0.0  # up to this share of the height and width, in any direction
+    config.augment.light = 0.0  # contrast up to this share higher or lower; brightness alike, in quarters of the range
 
     config.reading = ConfigDict()
     config.reading.num_workers = 2  # processes that decode; 0 = threads of this one
@@ -46,12 +58,12 @@ def base(task: str) -> ConfigDict:
     config.model.bert.attention_dropout = 0.1
     config.model.bert.init_std = 0.02  # of fresh weights
     config.model.bert.remat = False  # recompute layers in the backward pass
-    config.model.visual = ConfigDict()
-    config.model.visual.embed_dims = (64, 128, 320, 512)  # PVTv2-B2
-    config.model.visual.depths = (3, 4, 6, 3)
-    config.model.visual.heads = (1, 2, 5, 8)
-    config.model.visual.mlp_ratios = (8, 8, 4, 4)
-    config.model.visual.sr_ratios = (8, 4, 2, 1)
+    config.model.cross_layers = 0  # 0 = the cross branch shares BERT (SNP); 3 = own embeddings and 3 layers (P3E)
+    config.model.temporal = ConfigDict()  # the temporal encoder; it exists where objective.weights.fom is not 0
+    config.model.temporal.layers = 3
+    config.model.temporal.max_positions = 512
+    config.model.temporal.max_clips = 16  # classes of its order classifier
+    config.model.visual = pvt("b2")  # or resnet(), or video_swin(size): each has its own keys
 
     config.objective = ConfigDict()
     if task in ("pretrain", "retrieval"):
@@ -59,8 +71,19 @@ def base(task: str) -> ConfigDict:
         config.objective.matching.anchor = "middle"  # positive clips of stage 1 and LVWM: "middle" or "bag"
         config.objective.matching.temperature = 1.0  # of stage-1 similarities
         config.objective.matching.negatives = 0  # stage-2 negatives a text and a video; 0 = all pairs of the batch
-        config.objective.matching.draw_temperature = 0.1  # softness of their choice, in cosine similarity
+        config.objective.matching.mining = (
+            "sample"  # their choice: "sample" by stage-1 score, "nearest" to the positive's, "top_k"
+        )
+        config.objective.matching.draw_temperature = 0.1  # softness of "sample", in cosine similarity
+        config.objective.matching.reweight = "none"  # "median": pairs that stage 1 finds easy count less in stage 2
+        config.objective.matching.local_groups = 1  # stage 2 on all pairs inside each n-th of the batch (the release: 8)
         config.objective.matching.chunk = 512  # pairs a cross-branch pass
+        config.objective.moco = ConfigDict()  # in training, stage 1 contrasts with queues of momentum keys
+        config.objective.moco.enabled = False
+        config.objective.moco.momentum = 0.9999
+        config.objective.moco.temperature = 0.05
+        config.objective.moco.clip_queue = 16_384  # keys
+        config.objective.moco.text_queue = 16_384
         config.objective.weights = ConfigDict()  # 0 = the term is not computed
         config.objective.weights.gvtm_stage1 = 1.0
         config.objective.weights.gvtm_stage2 = 1.0
@@ -68,6 +91,8 @@ def base(task: str) -> ConfigDict:
         config.objective.weights.mlm_text = 1.0
         config.objective.weights.mlm_cross = 1.0
         config.objective.weights.lvwm = 1.0
+        config.objective.weights.itm = 0.0  # image-text matching
+        config.objective.weights.fom = 0.0  # frame order; needs several clips
         config.objective.masking = ConfigDict()
         config.objective.masking.kind = "mssm"  # "mssm" (significant words) or "mlm" (any token)
         config.objective.masking.ratio = 0.15
@@ -75,8 +100,13 @@ def base(task: str) -> ConfigDict:
         config.objective.lvwm = "after"  # word features: "after" the encoder, "before" it, or "both"
         config.objective.words_per_caption = 3  # K
         config.objective.matching_caption = "masked"  # what stage 2 reads: "masked" or "raw"
+        config.objective.order_ratio = 0.15  # share of the clips that FOM moves
+
+    config.compat = ConfigDict()  # True = as the authors' release computes it (snp_jax/train/compat.py); `antmmf` sets all
+    config.compat.update({field.name: False for field in dataclasses.fields(Compat)})
 
     config.optim = ConfigDict()
+    config.optim.name = "adamw"  # or "muon": fewer steps from fresh weights
     config.optim.learning_rate = 5e-5
     config.optim.weight_decay = 1e-3
     config.optim.beta1 = 0.9
@@ -86,13 +116,14 @@ def base(task: str) -> ConfigDict:
     config.optim.warmup_factor = 0.1
     config.optim.milestones = (110_000,)
     config.optim.milestone_factor = 0.1
+    config.optim.encoder_rate = 1.0  # multiplies the rate of BERT and the visual encoder (the release's encoder_lr_decay)
 
     config.train = ConfigDict()
     config.train.steps = 130_000
     config.train.log_every = 50
     config.train.checkpoint_every = 1000
     config.train.keep_checkpoints = 2
-    config.train.init_from = ""  # working directory (or checkpoint) of another run to start from
+    config.train.init_from = placeholder(object)  # where to start: a run, an output of tools/convert.py, or a tuple of several
 
     config.mesh = ConfigDict()
     config.mesh.data = -1  # -1 = all devices that are left
@@ -105,4 +136,40 @@ def base(task: str) -> ConfigDict:
     config.evaluation.chunk = 512  # pairs a cross-branch pass
     config.evaluation.captions = "all"  # retrieval queries: "all" captions, or the "first" of each video
     config.evaluation.duplicates = "strict"  # also correct: "strict" none, "fits" videos the data says fit, "any" same caption
+    config.evaluation.ties = "average"  # equal scores: their "average" position, or the first "index" wins (the release)
     return config
+
+
+def antmmf(config: ConfigDict) -> ConfigDict:
+    """Turns every quirk of the authors' release on, for runs that must match theirs. Changes and returns `config`."""
+    for name in config.compat:
+        config.compat[name] = True
+    if config.task in ("pretrain", "retrieval"):
+        config.objective.moco.enabled = True
+        config.objective.matching.local_groups = 8  # devices of the published runs
+    if config.task == "pretrain":
+        config.objective.weights.itm = 1.0
+    config.evaluation.update(duplicates="any", ties="index")
+    return config
+
+
+def pvt(size: str) -> ConfigDict:
+    """`config.model.visual` of a PVTv2: "b0" to "b5" or "b2_li" (the paper's is "b2"). Keys: `models.pvt.PVTConfig`."""
+    return _visual("pvt", PVT_CONFIGS[size])
+
+
+def resnet() -> ConfigDict:
+    """`config.model.visual` of a ResNet-50 with frozen BatchNorm. Keys: `models.resnet.ResNetConfig`."""
+    return _visual("resnet", ResNetConfig())
+
+
+def video_swin(size: str) -> ConfigDict:
+    """`config.model.visual` of a Video Swin: "tiny", "small" (the release's) or "base" (the paper's).
+
+    Keys: `models.video_swin.VideoSwinConfig`.
+    """
+    return _visual("video_swin", VIDEO_SWIN_CONFIGS[size])
+
+
+def _visual(kind: str, sizes) -> ConfigDict:
+    return ConfigDict({"kind": kind, **dataclasses.asdict(sizes)})

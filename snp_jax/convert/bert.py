@@ -13,20 +13,34 @@ def map_bert(config: BertConfig, prefix: str = "") -> Rules:
     Args:
         prefix: what foreign names start with, e.g. "bert.".
     """
-    width = config.width
+    rules = map_embeddings(config, f"{prefix}embeddings", "embeddings") | map_layers(config, f"{prefix}encoder", "encoder")
+    return rules | map_pooler(config, f"{prefix}pooler", "pooler")
+
+
+def map_embeddings(config: BertConfig, theirs: str, ours: str) -> Rules:
+    """Rules for one embedding layer, words included."""
+    words = Rule(f"{ours}/word/embedding", (config.vocab_size, config.width))
+    return {f"{theirs}.word_embeddings.weight": words} | map_positions(config, theirs, ours)
+
+
+def map_positions(config: BertConfig, theirs: str, ours: str) -> Rules:
+    """Rules for an embedding layer without a word table."""
     rules: Rules = {}
     tables = {
-        "word_embeddings": ("word", config.vocab_size),
         "position_embeddings": ("position", config.max_positions),
         "token_type_embeddings": ("segment", config.segments),
     }
-    for theirs, (ours, rows) in tables.items():
-        rule = Rule(f"embeddings/{ours}/embedding", (rows, width))
-        rules[f"{prefix}embeddings.{theirs}.weight"] = rule
-    rules |= norm(f"{prefix}embeddings.LayerNorm", "embeddings/norm", width)
+    for name, (own, rows) in tables.items():
+        rules[f"{theirs}.{name}.weight"] = Rule(f"{ours}/{own}/embedding", (rows, config.width))
+    return rules | norm(f"{theirs}.LayerNorm", f"{ours}/norm", config.width)
+
+
+def map_layers(config: BertConfig, theirs: str, ours: str) -> Rules:
+    """Rules for a stack of layers."""
+    rules: Rules = {}
     for i in range(config.layers):
-        rules |= _layer(config, f"{prefix}encoder.layer.{i}", f"encoder/layer{i}")
-    return rules | map_pooler(config, f"{prefix}pooler", "pooler")
+        rules |= _layer(config, f"{theirs}.layer.{i}", f"{ours}/layer{i}")
+    return rules
 
 
 def map_pooler(config: BertConfig, theirs: str, ours: str) -> Rules:

@@ -3,6 +3,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import numpy as np
+
 from snp_jax.convert.rules import CONV3D, Rule, Rules, linear, norm
 from snp_jax.models.video_swin import MLP_RATIO, PATCH, VideoSwinConfig
 
@@ -43,3 +47,22 @@ def _block(config: VideoSwinConfig, stage: int, theirs: str, ours: str) -> Rules
     rules |= linear(f"{theirs}.attn.proj", f"{ours}/attn/proj", width, width)
     rules |= linear(f"{theirs}.mlp.fc1", f"{ours}/fc1", width, hidden)
     return rules | linear(f"{theirs}.mlp.fc2", f"{ours}/fc2", hidden, width)
+
+
+def inflate(state: Mapping[str, np.ndarray], frames: int = 8) -> dict[str, np.ndarray]:
+    """A 2-D Swin (Liu et al. 2021) as a start for a 3-D one, as Video Swin section 3.3 does it.
+
+    The patch kernel `[C, 3, 4, 4]` is repeated over two frames and halved, so a still picture gives what it gave; each
+    relative bias table `[(2 rows - 1) (2 columns - 1), H]` is repeated for the 2 * `frames` - 1 offsets in time. Buffers
+    that depend on the window are left out.
+    """
+    grown = {}
+    for name, array in state.items():
+        if name.endswith("relative_position_bias_table"):
+            array = np.tile(array, (2 * frames - 1, 1))
+        elif name.endswith("patch_embed.proj.weight"):
+            array = np.repeat(array[:, :, None], 2, axis=2) / 2
+        elif name.endswith(("relative_position_index", "attn_mask")):
+            continue
+        grown[name] = array
+    return grown

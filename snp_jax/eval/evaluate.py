@@ -72,7 +72,7 @@ def evaluate(run: TrainedRun, config) -> Evaluation:
     else:
         outcome = protocols.retrieval(
             scorer, videos, annotations, run.tokenizer, max_len=max_len, rerank=settings.rerank,
-            captions=settings.captions, duplicates=settings.duplicates,
+            captions=settings.captions, duplicates=settings.duplicates, ties=settings.ties,
         )  # fmt: skip
         numbers = outcome.results
     results = {

@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 
 Duplicates = Literal["strict", "fits", "any"]
+Ties = Literal["average", "index"]
 RECALL_AT = (1, 5, 10)
 
 
@@ -61,10 +62,10 @@ def positive_pairs(
     return positives
 
 
-def ranks(scores: np.ndarray, positives: np.ndarray) -> np.ndarray:
+def ranks(scores: np.ndarray, positives: np.ndarray, *, ties: Ties = "average") -> np.ndarray:
     """Position of each query's best right candidate, counted from 1.
 
-    A tie counts the average over the orders of the tied candidates: 1 + (e - 1) / 2 for one right candidate
+    By default a tie counts the average over the orders of the tied candidates: 1 + (e - 1) / 2 for one right candidate
     among e, in general (e + 1) / (p + 1) for p right ones, so a constant matrix scores at chance and a tie
     between right candidates costs nothing. A right candidate without a score (-inf or NaN: its video is
     broken) is last.
@@ -72,6 +73,8 @@ def ranks(scores: np.ndarray, positives: np.ndarray) -> np.ndarray:
     Args:
       scores: float [Q, C], higher is better.
       positives: bool [Q, C], at least one True in each row.
+      ties: "average", or "index": the earlier candidate is first (the release's rule; a constant matrix then
+        scores by the order of the data).
 
     Returns: float64 [Q], in [1, C].
     """
@@ -83,20 +86,41 @@ def ranks(scores: np.ndarray, positives: np.ndarray) -> np.ndarray:
     best = np.where(positives, scores, -np.inf).max(axis=1, keepdims=True)  # [Q, 1]
     tied = scores == best
     ahead = (scores > best).sum(axis=1)
-    position = ahead + (tied.sum(axis=1) + 1) / ((tied & positives).sum(axis=1) + 1)
+    if ties == "index":
+        first = np.argmax(tied & positives, axis=1)
+        position = ahead + np.cumsum(tied, axis=1)[np.arange(len(scores)), first].astype(np.float64)
+    else:
+        position = ahead + (tied.sum(axis=1) + 1) / ((tied & positives).sum(axis=1) + 1)
     return np.where(np.isneginf(best[:, 0]), scores.shape[1], position)
 
 
-def recall_metrics(scores: np.ndarray, positives: np.ndarray) -> dict[str, float]:
+def recall_metrics(scores: np.ndarray, positives: np.ndarray, *, ties: Ties = "average") -> dict[str, float]:
     """Recall at 1, 5, 10 in percent and the median rank of one direction (arguments as for `ranks`)."""
-    position = ranks(scores, positives)
+    return _recalls(ranks(scores, positives, ties=ties))
+
+
+def both_directions(scores: np.ndarray, positives: np.ndarray, *, ties: Ties = "average") -> dict[str, dict[str, float]]:
+    """`recall_metrics` of texts x videos: {"t2v": text to video, "v2t": video to text}."""
+    return {
+        "t2v": recall_metrics(scores, positives, ties=ties),
+        "v2t": recall_metrics(scores.T, positives.T, ties=ties),
+    }
+
+
+def in_batch_metrics(scores: np.ndarray) -> dict[str, float]:
+    """The release's in-batch metric of a square matrix [B, B] whose diagonal is right; keys as in `recall_metrics`.
+
+    Every place in a row's order whose score equals the right one's counts as a query of its own, so ties add
+    queries and the first of them is a hit. The median of an even number is the lower of the middle two.
+    """
+    ordered = -np.sort(-scores, axis=1)
+    _, places = np.nonzero(ordered == np.diagonal(scores)[:, None])
+    return {**_recalls(places + 1), "mdr": float(np.sort(places)[(len(places) - 1) // 2] + 1)}
+
+
+def _recalls(position: np.ndarray) -> dict[str, float]:
     recalls = {f"r{k}": 100.0 * float(np.mean(position <= k)) for k in RECALL_AT}
     return {**recalls, "mdr": float(np.median(position))}
-
-
-def both_directions(scores: np.ndarray, positives: np.ndarray) -> dict[str, dict[str, float]]:
-    """`recall_metrics` of texts x videos: {"t2v": text to video, "v2t": video to text}."""
-    return {"t2v": recall_metrics(scores, positives), "v2t": recall_metrics(scores.T, positives.T)}
 
 
 def rerank(stage1: np.ndarray, stage2: np.ndarray) -> np.ndarray:

@@ -49,7 +49,7 @@ class RetrievalOutcome:
 
 def retrieval(
     scorer: Scorer, videos: EncodedVideos, annotations: list[Annotation], tokenizer: Tokenizer, *,
-    max_len: int, rerank: int, captions: str, duplicates: str,
+    max_len: int, rerank: int, captions: str, duplicates: str, ties: str,
 ) -> RetrievalOutcome:  # fmt: skip
     """Text-to-video and video-to-text retrieval, stage 1 and stage 2.
 
@@ -57,7 +57,10 @@ def retrieval(
         rerank: stage 2 scores this many best candidates of stage 1 for each query, in each direction; 0 = all pairs.
         captions: "all" = every caption is a query, "first" = the first of each video.
         duplicates: what else is correct: see `metrics.positive_pairs`.
+        ties: how equal scores are ranked: see `metrics.ranks`.
     """
+    if ties not in ("average", "index"):
+        raise UserError(f'config.evaluation.ties={ties!r}: choose "average" or "index"')
     queries = _queries(annotations, captions)
     encoded = scorer.texts(queries.texts, tokenizer, max_len)
     stage1 = stage1_matrix(encoded, videos)
@@ -78,9 +81,9 @@ def retrieval(
         "several_correct": int((positives.sum(axis=1) > 1).sum()),
         "duplicates": duplicates,
         "stage2_candidates": rerank or len(videos.ids),
-        "t2v": metrics.recall_metrics(t2v, positives),
-        "v2t": metrics.recall_metrics(v2t, positives.T),
-        "stage1": metrics.both_directions(stage1, positives),
+        "t2v": metrics.recall_metrics(t2v, positives, ties=ties),
+        "v2t": metrics.recall_metrics(v2t, positives.T, ties=ties),
+        "stage1": metrics.both_directions(stage1, positives, ties=ties),
     }
     return RetrievalOutcome(results, queries, encoded, t2v, stage2, positives)
 

@@ -47,29 +47,24 @@ def dense(config: BertConfig, width: int, name: str, dtype: Any) -> nn.Dense:
     return nn.Dense(width, dtype=dtype, kernel_init=init, dot_general=layers.dot_rows, name=name)
 
 
-class Embeddings(nn.Module):
-    """Word + position + segment embeddings, LayerNorm, dropout."""
+class PositionEmbeddings(nn.Module):
+    """Position and segment embeddings, LayerNorm and dropout for vectors that come from elsewhere."""
 
     config: BertConfig
     dtype: Any = jnp.float32
 
     def setup(self):
         config, init = self.config, nn.initializers.normal(self.config.init_std)
-        self.word = nn.Embed(config.vocab_size, config.width, embedding_init=init)
         self.position = nn.Embed(config.max_positions, config.width, embedding_init=init)
         self.segment = nn.Embed(config.segments, config.width, embedding_init=init)
         self.norm = layers.LayerNorm(config.epsilon, self.dtype)
         self.dropout = nn.Dropout(config.dropout)
 
-    def words(self, ids: jax.Array) -> jax.Array:
-        """Rows of the word table: int32 `[...]` -> float32 `[..., D]`."""
-        return self.word(ids)
-
     def __call__(self, vectors: jax.Array, segment: int, *, deterministic: bool) -> jax.Array:
         """Embeds a sequence whose word (or clip) vectors are given; positions start at 0.
 
         Args:
-            vectors: `[B, L, D]`, from `words` or from a visual encoder.
+            vectors: `[B, L, D]`, from `Embeddings.words` or from a visual encoder.
             segment: 0 for captions, 1 for clips.
 
         Returns:
@@ -78,6 +73,19 @@ class Embeddings(nn.Module):
         positions = self.position(jnp.arange(vectors.shape[-2]))
         total = vectors + positions + self.segment(jnp.asarray(segment))
         return self.dropout(self.norm(total), deterministic=deterministic)
+
+
+class Embeddings(PositionEmbeddings):
+    """Word + position + segment embeddings, LayerNorm, dropout."""
+
+    def setup(self):
+        super().setup()
+        init = nn.initializers.normal(self.config.init_std)
+        self.word = nn.Embed(self.config.vocab_size, self.config.width, embedding_init=init)
+
+    def words(self, ids: jax.Array) -> jax.Array:
+        """Rows of the word table: int32 `[...]` -> float32 `[..., D]`."""
+        return self.word(ids)
 
     def tied_logits(self, hidden: jax.Array) -> jax.Array:
         """Scores against every word: `[..., D]` -> float32 `[..., V]`."""

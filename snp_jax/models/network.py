@@ -35,9 +35,9 @@ class Network:
         variables = {"params": self.params}
         return self.model.apply(variables, *args, method=method, rngs=rngs, deterministic=key is None, **kwargs)
 
-    def clips(self, frames, frame_mask, *, num_clips: int, key=None) -> Clips:
+    def clips(self, frames, frame_mask, *, num_clips: int, pixel_mask=None, key=None) -> Clips:
         """`SNP.encode_video`."""
-        return self._run("encode_video", frames, frame_mask, num_clips=num_clips, key=key)
+        return self._run("encode_video", frames, frame_mask, num_clips=num_clips, pixel_mask=pixel_mask, key=key)
 
     def text(self, ids, mask, *, key=None) -> Text:
         """`SNP.encode_text`."""
@@ -46,6 +46,12 @@ class Network:
     def caption_inputs(self, ids, mask, *, key=None) -> CrossInputs:
         """`SNP.embed_caption`."""
         return self._run("embed_caption", ids, mask, key=key)
+
+    def raw_caption(self, text: Text, ids, mask, *, key=None) -> CrossInputs:
+        """`caption_inputs` of a caption that the text branch has read; one embedding serves both where they share it."""
+        if self.model.config.cross_layers:
+            return self.caption_inputs(ids, mask, key=key)
+        return CrossInputs(text.embedded, mask)
 
     def clip_inputs(self, tokens, mask, *, key=None) -> CrossInputs:
         """`SNP.embed_clips`."""
@@ -59,8 +65,12 @@ class Network:
         """`SNP.match`."""
         return self._run("match", pooled, key=key)
 
+    def order(self, clips, mask, *, key=None) -> jax.Array:
+        """`SNP.encode_order`."""
+        return self._run("encode_order", clips, mask, key=key)
+
     def head(self, name: str, x: jax.Array) -> jax.Array:
-        """A head without dropout: "text_word_logits", "cross_word_logits" or "answer_logits"."""
+        """A head without dropout: "text_word_logits", "cross_word_logits", "answer_logits", "itm_logits" or "order_logits"."""
         return self.model.apply({"params": self.params}, x, method=name)
 
     def pair_scores(
@@ -104,11 +114,3 @@ class Network:
         rows = tuple(jnp.pad(index, padding).reshape(chunks, chunk) for index in (text_index, video_index))
         scores = jax.lax.map(jax.checkpoint(score), (*rows, jnp.arange(chunks)))
         return scores.reshape(-1)[:pairs]
-
-
-def all_pairs(texts: int, videos: int) -> tuple[jax.Array, jax.Array]:
-    """Indices of every (text, video) pair, text-major: two int32 `[texts * videos]`."""
-    return (
-        jnp.repeat(jnp.arange(texts, dtype=jnp.int32), videos),
-        jnp.tile(jnp.arange(videos, dtype=jnp.int32), texts),
-    )

@@ -14,7 +14,7 @@ from flax import linen as nn
 from jax import lax
 
 from snp_jax.models.convolution import Conv
-from snp_jax.models.layers import VisualGrid, grid_mask
+from snp_jax.models.layers import DropPath, VisualGrid, drop_path_rates, grid_mask
 
 NORM_EPSILON = 1e-5
 EXPANSION = 4
@@ -31,12 +31,14 @@ class ResNetConfig:
         depths: blocks.
         planes: width inside a block; a block's output is `EXPANSION` times wider.
         stem_width: channels of the first convolution.
+        drop_path: stochastic depth rate of the last block (rates rise linearly from 0); SNP recipes use 0.
         remat: recompute the blocks of this stage in the backward pass instead of keeping their activations.
     """
 
     depths: tuple[int, ...] = (3, 4, 6, 3)
     planes: tuple[int, ...] = (64, 128, 256, 512)
     stem_width: int = 64
+    drop_path: float = 0.0
     remat: tuple[bool, ...] = (False, False, False, False)
 
     def __post_init__(self):
@@ -62,7 +64,7 @@ class ResNet(nn.Module):
         Args:
             frames: normalised float `[B, T, H, W, 3]`, any H and W.
             pixel_mask: bool `[B, T, H, W]`, True = real, or None.
-            deterministic: part of the interface; nothing here is random.
+            deterministic: False draws drop path from the "dropout" key.
 
         Returns:
             Grid in the compute dtype with C = `config.width`, and its mask.
@@ -72,8 +74,10 @@ class ResNet(nn.Module):
         x = Conv(config.stem_width, 7, 2, padding=3, use_bias=False, dtype=self.dtype, name="conv1")(x)
         x = jax.nn.relu(FrozenBatchNorm(self.dtype, name="bn1")(x))  # H / 2
         x = nn.max_pool(x, (3, 3), (2, 2), ((1, 1), (1, 1)))  # H / 4
+        rates = drop_path_rates(config.drop_path, config.depths)
         for stage in range(4):
-            x = Stage(config, stage, self.dtype, name=f"stage{stage + 1}")(x)
+            name = f"stage{stage + 1}"
+            x = Stage(config, stage, tuple(rates[stage]), self.dtype, name=name)(x, deterministic)
         grid = x.reshape(*frames.shape[:2], *x.shape[1:])  # [B, T, h, w, C]
         return VisualGrid(grid, grid_mask(pixel_mask, grid.shape))
 
@@ -83,14 +87,15 @@ class Stage(nn.Module):
 
     config: ResNetConfig
     stage: int
+    drop_paths: tuple[float, ...]
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
-        block = nn.remat(Bottleneck) if self.config.remat[self.stage] else Bottleneck
-        for i in range(self.config.depths[self.stage]):
+    def __call__(self, x: jax.Array, deterministic: bool) -> jax.Array:
+        block = nn.remat(Bottleneck, static_argnums=(2,)) if self.config.remat[self.stage] else Bottleneck
+        for i, rate in enumerate(self.drop_paths):
             stride = 2 if self.stage > 0 and i == 0 else 1
-            x = block(self.config.planes[self.stage], stride, i == 0, self.dtype, name=f"block{i}")(x)
+            x = block(self.config.planes[self.stage], stride, i == 0, rate, self.dtype, name=f"block{i}")(x, deterministic)
         return x
 
 
@@ -105,10 +110,11 @@ class Bottleneck(nn.Module):
     planes: int
     stride: int
     project: bool
+    drop_path: float
     dtype: Any
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array, deterministic: bool) -> jax.Array:
         def conv(features: int, name: str, size: int = 1, stride: int = 1) -> Conv:
             return Conv(features, size, stride, size // 2, use_bias=False, dtype=self.dtype, name=name)
 
@@ -120,7 +126,7 @@ class Bottleneck(nn.Module):
         if self.project:
             x = conv(width, "shortcut_conv", 1, self.stride)(x)
             x = FrozenBatchNorm(self.dtype, name="shortcut_bn")(x)
-        return jax.nn.relu(x + y)
+        return jax.nn.relu(x + DropPath(self.drop_path, name="drop_path")(y, deterministic))
 
 
 class FrozenBatchNorm(nn.Module):

@@ -1,4 +1,4 @@
-"""The shared network of SNP-S3: one BERT as text encoder and as cross-modal encoder over clip tokens.
+"""The shared network of SNP-S3: one BERT as text encoder and as cross-modal encoder over clip tokens; and its P3E baseline.
 
 Dong et al., IEEE TCSVT 2023, section III-A. This file wires a visual encoder, the shared BERT and the heads; which parts a step
 uses is decided by `snp_jax/train/tasks.py`, what is optimised by `snp_jax/objectives`.
@@ -13,8 +13,10 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from snp_jax.models import bert, pvt
+from snp_jax.models import bert
 from snp_jax.models.layers import VisualGrid
+from snp_jax.models.temporal import OrderHead, TemporalConfig, TemporalEncoder
+from snp_jax.models.visual import VisualConfig, make_visual, projection
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,17 +25,24 @@ class SNPConfig:
 
     Attributes:
         bert: sizes of the shared BERT; its width is the model's D.
-        visual: the visual encoder (a `PVTConfig`).
+        visual: the visual encoder: a `PVTConfig`, `ResNetConfig` or `VideoSwinConfig`.
         num_answers: classes of the answer head; 0 = no such head.
+        cross_layers: 0 = the cross branch uses the text branch's embeddings and encoder (SNP); otherwise it has embeddings of
+            its own and an encoder of that many layers (the P3E baseline, Table II: 3).
+        itm: whether there is an image-text-matching head.
+        temporal: the temporal encoder with its order classifier, or None.
         sep_id: vocabulary id of [SEP], which closes the clip tokens in the cross branch.
         head_dropout: before the matching head.
     """
 
     bert: bert.BertConfig
-    visual: pvt.PVTConfig
+    visual: VisualConfig
     sep_id: int
     num_answers: int = 0
     head_dropout: float = 0.1
+    cross_layers: int = 0
+    itm: bool = False
+    temporal: TemporalConfig | None = None
 
 
 class Clips(NamedTuple):
@@ -89,19 +98,27 @@ def unit_norm(x: jax.Array, epsilon: float = 1e-12) -> jax.Array:
 
 
 class SNP(nn.Module):
-    """Visual encoder, ONE BERT used twice, and the heads. Use through `apply(..., method="encode_text")` and friends."""
+    """Visual encoder, ONE BERT used twice (P3E: and a second one), and the heads.
+
+    Use through `apply(..., method="encode_text")` and friends.
+    """
 
     config: SNPConfig
     dtype: Any = jnp.float32
 
     def setup(self):
         config, width = self.config, self.config.bert.width
-        self.visual = pvt.PVT(config.visual, dtype=self.dtype)
-        self.visual_projection = nn.Dense(width, dtype=self.dtype)
+        self.visual = make_visual(config.visual, self.dtype)
+        if (linear := projection(config.visual, width)) is not None:
+            self.visual_projection = nn.Dense(width, use_bias=linear.use_bias, dtype=self.dtype)
         self.clip_fc1 = nn.Dense(width, dtype=self.dtype)
         self.clip_fc2 = nn.Dense(width, dtype=self.dtype)
         self.embeddings = bert.Embeddings(config.bert, self.dtype)
         self.encoder = bert.Encoder(config.bert, self.dtype)
+        if config.cross_layers:
+            own = dataclasses.replace(config.bert, layers=config.cross_layers)
+            self.cross_embeddings = bert.Embeddings(own, self.dtype)
+            self.cross_encoder = bert.Encoder(own, self.dtype)
         self.pooler = bert.Pooler(config.bert, self.dtype)
         self.cross_pooler = bert.Pooler(config.bert, self.dtype)
         self.text_words = bert.MaskedWordHead(config.bert, self.dtype)
@@ -111,6 +128,15 @@ class SNP(nn.Module):
         self.head_dropout = nn.Dropout(config.head_dropout)
         if config.num_answers:
             self.answer = nn.Dense(config.num_answers, dtype=self.dtype)
+        if config.itm:
+            self.itm = nn.Dense(2, dtype=self.dtype)
+        if (temporal := config.temporal) is not None:
+            sizes = dataclasses.replace(config.bert, layers=temporal.layers, max_positions=temporal.max_positions)
+            self.temporal = TemporalEncoder(sizes, self.dtype)
+            self.order = OrderHead(temporal.max_clips, self.dtype)
+
+    def _cross_embeddings(self) -> bert.Embeddings:
+        return self.cross_embeddings if self.config.cross_layers else self.embeddings
 
     # ------------------------------------------------------------------ branches
     def encode_video(
@@ -131,7 +157,8 @@ class SNP(nn.Module):
             pixel_mask: bool `[B, T, H, W]`, or None when no pixel is padding.
         """
         grid: VisualGrid = self.visual(frames, pixel_mask, deterministic=deterministic)
-        projected = self.visual_projection(grid.grid)  # [B, T, h, w, D]
+        linear = projection(self.config.visual, self.config.bert.width)
+        projected = grid.grid if linear is None else self.visual_projection(grid.grid)  # [B, T, h, w, D]
         batch, time, height, width, channels = projected.shape
         real = grid.mask & frame_mask[:, :, None, None]
         cells = (time // num_clips) * height * width
@@ -152,20 +179,23 @@ class SNP(nn.Module):
 
     def embed_caption(self, ids: jax.Array, mask: jax.Array, *, deterministic: bool) -> CrossInputs:
         """The caption's part of a cross-branch sequence (segment 0)."""
-        return CrossInputs(self.embeddings(self.embeddings.words(ids), 0, deterministic=deterministic), mask)
+        embeddings = self._cross_embeddings()
+        return CrossInputs(embeddings(embeddings.words(ids), 0, deterministic=deterministic), mask)
 
     def embed_clips(self, tokens: jax.Array, mask: jax.Array, *, deterministic: bool) -> CrossInputs:
         """The video's part: N clip tokens and [SEP] through the same embedding layer (segment 1, positions from 0)."""
-        separator = self.embeddings.words(jnp.full((tokens.shape[0], 1), self.config.sep_id, jnp.int32))
+        embeddings = self._cross_embeddings()
+        separator = embeddings.words(jnp.full((tokens.shape[0], 1), self.config.sep_id, jnp.int32))
         vectors = jnp.concatenate([tokens, separator.astype(tokens.dtype)], axis=1)  # [B, N+1, D]
         mask = jnp.pad(mask, ((0, 0), (0, 1)), constant_values=True)
-        return CrossInputs(self.embeddings(vectors, 1, deterministic=deterministic), mask)
+        return CrossInputs(embeddings(vectors, 1, deterministic=deterministic), mask)
 
     def encode_cross(self, caption: CrossInputs, clips: CrossInputs, *, deterministic: bool) -> Cross:
         """The cross branch on pairs: row i is caption i with video i."""
         x = jnp.concatenate([caption.embedded, clips.embedded], axis=1)  # [B, L+N+1, D]
         mask = jnp.concatenate([caption.mask, clips.mask], axis=1)
-        sequence, _ = self.encoder(x, mask, deterministic=deterministic)
+        encoder = self.cross_encoder if self.config.cross_layers else self.encoder
+        sequence, _ = encoder(x, mask, deterministic=deterministic)
         length = caption.mask.shape[1]
         return Cross(sequence[:, :length], sequence[:, length:-1], self.cross_pooler(sequence))
 
@@ -181,11 +211,23 @@ class SNP(nn.Module):
 
     def cross_word_logits(self, sequence: jax.Array) -> jax.Array:
         """Masked-word scores of the cross branch: `[B, L, D]` -> float32 `[B, L, V]`."""
-        return self.cross_words(sequence, self.embeddings)
+        return self.cross_words(sequence, self._cross_embeddings())
 
     def answer_logits(self, pooled: jax.Array) -> jax.Array:
         """Answer scores: cross pooled `[B, D]` -> float32 `[B, num_answers]`."""
         return self.answer(pooled).astype(jnp.float32)
+
+    def itm_logits(self, pooled: jax.Array) -> jax.Array:
+        """Image-text matching: cross pooled `[B, D]` -> float32 `[B, 2]`; class 1 = the two belong together."""
+        return self.itm(pooled).astype(jnp.float32)
+
+    def encode_order(self, clips: jax.Array, mask: jax.Array, *, deterministic: bool) -> jax.Array:
+        """The temporal encoder on clip-level cross outputs `[B, N, D]` with mask `[B, N]` -> `[B, N+1, D]`, CLS first."""
+        return self.temporal(clips, mask, deterministic=deterministic)
+
+    def order_logits(self, sequence: jax.Array) -> jax.Array:
+        """Frame-order scores of the temporal encoder's output: `[B, N+1, D]` -> float32 `[B, N, max_clips]`."""
+        return self.order(sequence[:, 1:])
 
     def __call__(self, frames, frame_mask, ids, mask, *, num_clips: int) -> jax.Array:
         """Touches every parameter once; used for initialisation only. Returns the matching scores `[B]`."""
@@ -197,4 +239,8 @@ class SNP(nn.Module):
         self.cross_word_logits(cross.sequence)
         if self.config.num_answers:
             self.answer_logits(cross.pooled)
+        if self.config.itm:
+            self.itm_logits(cross.pooled)
+        if self.config.temporal is not None:
+            self.order_logits(self.encode_order(cross.clips, clips.mask, deterministic=True))
         return self.match(cross.pooled, deterministic=True)

@@ -81,15 +81,45 @@ def mask_significant(
     list). Arguments as in `mask_any`.
     """
     choose, corrupt, pick, sibling = jax.random.split(key, 4)
-    counts = jnp.asarray([masked_token_count(t, ratio) for t in range(ids.shape[1] + 1)], jnp.int32)
-    wanted = counts[maskable.sum(axis=1)]  # [B]
+    wanted = _wanted(maskable, ratio)
     score = jax.random.uniform(choose, ids.shape) + words.significant[ids]
     chosen = (_rank(jnp.where(maskable, score, -1.0)) < wanted[:, None]) & maskable
-    word = jax.random.choice(pick, words.significant_ids, ids.shape)
+    return _corrupt(corrupt, ids, chosen, _significant_words(pick, sibling, ids.shape, words), mask_id)
+
+
+def mask_significant_antmmf(
+    key: jax.Array, ids: jax.Array, maskable: jax.Array, words: WordArrays, *, ratio: float, mask_id: int
+) -> Masked:
+    """`mask_significant` with the release's fallback where a caption has too few significant tokens.
+
+    The tokens that are short are drawn as positions below the NUMBER of other tokens, whatever stands there; they become [MASK]
+    and so do their labels. Then every significant token is masked as usual.
+    """
+    choose, corrupt, pick, sibling = jax.random.split(key, 4)
+    significant = maskable & words.significant[ids]
+    found = significant.sum(axis=1)
+    wanted, others = _wanted(maskable, ratio), maskable.sum(axis=1) - found
+    draw = jax.random.uniform(choose, ids.shape)
+    low = maskable & (jnp.cumsum(maskable, axis=1) <= others[:, None])
+    fallback = low & (_rank(jnp.where(low, draw, -1.0)) < (wanted - found)[:, None])
+    emptied = jnp.where(fallback, mask_id, ids)
+    chosen = significant & (_rank(jnp.where(significant, draw, -1.0)) < wanted[:, None])
+    masked = _corrupt(corrupt, emptied, chosen, _significant_words(pick, sibling, ids.shape, words), mask_id)
+    return Masked(masked.ids, jnp.where(fallback, mask_id, masked.labels))
+
+
+def _wanted(maskable: jax.Array, ratio: float) -> jax.Array:
+    """`masked_token_count` of each caption, int32 `[B]`."""
+    counts = jnp.asarray([masked_token_count(t, ratio) for t in range(maskable.shape[1] + 1)], jnp.int32)
+    return counts[maskable.sum(axis=1)]
+
+
+def _significant_words(pick: jax.Array, sibling: jax.Array, shape: tuple[int, ...], words: WordArrays) -> jax.Array:
+    """Random significant words, then for each one of the words of its lemma list."""
+    word = jax.random.choice(pick, words.significant_ids, shape)
     listed = words.lemma_count[word]
-    slot = (jax.random.uniform(sibling, ids.shape) * listed).astype(jnp.int32)
-    replacement = jnp.where(listed > 0, words.lemma_ids[word, slot], word)
-    return _corrupt(corrupt, ids, chosen, replacement, mask_id)
+    slot = (jax.random.uniform(sibling, shape) * listed).astype(jnp.int32)
+    return jnp.where(listed > 0, words.lemma_ids[word, slot], word)
 
 
 def mask_attended(

@@ -1,12 +1,10 @@
-"""Matching losses: MIL-NCE on similarities, negatives for the cross encoder, word-clip similarity, choice cross entropy.
+"""Matching losses: MIL-NCE on similarities, word-clip similarity, choice cross entropy. Hard negatives are in `mining.py`.
 
 Pure functions of arrays and masks over the GLOBAL batch: `[B_text, B_video, N]` similarities, `valid [B]` (an undecodable
 example is neither anchor nor negative). Sources: SNP-S3 section III-B; MIL-NCE in the form of UniVL (Luo et al. 2020).
 """
 
 from __future__ import annotations
-
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -72,86 +70,51 @@ def mil_nce(
         (sum of losses, number of valid pairs).
     """
     pairs, _, clips = scores.shape
-    own = jnp.eye(pairs, dtype=bool)
-    both = valid[:, None] & valid[None, :]
-    scores = jnp.where(both[..., None], scores, EXCLUDED)
-    diagonal = jnp.diagonal(scores, axis1=0, axis2=1).T  # [B, N]: own clips
-    others = jnp.where(own[..., None], EXCLUDED, scores)  # [B, B, N]
-    negative_clips = jax.nn.logsumexp(others, axis=(1, 2))  # [B]: this text against other videos' clips
     if anchor == "middle":
-        middle = clips // 2
-        positive = jnp.log(clips) + diagonal[:, middle]
-        all_texts = jnp.log(clips) + jax.nn.logsumexp(scores[:, :, middle], axis=0)
-    elif anchor == "bag":
-        positive = jax.nn.logsumexp(diagonal, axis=1)
-        all_texts = jax.nn.logsumexp(scores, axis=(0, 2))
-    else:
+        copies = jnp.broadcast_to(scores[:, None], (pairs, clips, pairs, clips))
+        return mil_nce_square(copies.reshape(pairs * clips, pairs * clips), clips, valid, weights=weights)
+    if anchor != "bag":
         raise ValueError(f'anchor must be "middle" or "bag", not {anchor!r}')
-    losses = jnp.logaddexp(all_texts, negative_clips) - positive
+    scores = jnp.where((valid[:, None] & valid[None, :])[..., None], scores, EXCLUDED)
+    positive = jax.nn.logsumexp(jnp.diagonal(scores, axis1=0, axis2=1).T, axis=1)  # own clips
+    all_texts = jax.nn.logsumexp(scores, axis=(0, 2))
+    return _nce(positive, all_texts, _other_clips(scores), valid, weights)
+
+
+def mil_nce_square(
+    scores: jax.Array, clips: int, valid: jax.Array, *, weights: jax.Array | None = None
+) -> tuple[jax.Array, jax.Array]:
+    """MIL-NCE with the middle clip as anchor, on the square matrix in which every text has a row for each of its N clips.
+
+    In training the N rows of a text are equal (`mil_nce`); UniVL's loss, and so the release's, lets them differ.
+
+    Args:
+        scores: float32 `[B * N, B * N]`, rows are texts.
+        clips: N.
+        valid, weights: as for `mil_nce`.
+    """
+    pairs, middle = valid.shape[0], clips // 2
+    scores = scores.reshape(pairs, clips, pairs, clips)  # text, its copy, video, its clip
+    both = valid[:, None] & valid[None, :]
+    anchors = jnp.where(both[:, None], scores[..., middle], EXCLUDED)  # [B, N, B]: every row against the middle clips
+    rows = jnp.where(both[..., None], scores[:, middle], EXCLUDED)  # [B, B, N]: the middle rows against every clip
+    positive = jax.nn.logsumexp(jnp.diagonal(anchors, axis1=0, axis2=2), axis=0)  # [B]
+    return _nce(positive, jax.nn.logsumexp(anchors, axis=(0, 1)), _other_clips(rows), valid, weights)
+
+
+def _other_clips(scores: jax.Array) -> jax.Array:
+    """Log-sum-exp of each text with the clips of other videos: `[B, B, N]` -> `[B]`."""
+    own = jnp.eye(scores.shape[0], dtype=bool)
+    return jax.nn.logsumexp(jnp.where(own[..., None], EXCLUDED, scores), axis=(1, 2))
+
+
+def _nce(
+    positive: jax.Array, all_texts: jax.Array, other_clips: jax.Array, valid: jax.Array, weights: jax.Array | None
+) -> tuple[jax.Array, jax.Array]:
+    """(sum, count) of the loss whose numerator and two parts of the denominator are given as logarithms, `[B]` each."""
+    losses = jnp.logaddexp(all_texts, other_clips) - positive
     if weights is not None:
         losses = losses * weights
-    return jnp.where(valid, losses, 0.0).sum(), valid.sum().astype(jnp.float32)
-
-
-class Negatives(NamedTuple):
-    """Hard negatives: `videos` int32 `[B, k]` for each text, `texts` int32 `[B, k]` for each video; bool masks alike."""
-
-    videos: jax.Array
-    videos_mask: jax.Array
-    texts: jax.Array
-    texts_mask: jax.Array
-
-
-def draw_negatives(key: jax.Array, similarity: jax.Array, valid: jax.Array, count: int, temperature: float) -> Negatives:
-    """Draws k other videos for each text and k other texts for each video, likelier the more similar stage 1 finds them.
-
-    Sampling is without replacement with probabilities softmax(similarity / temperature) (Gumbel top-k); a high temperature
-    draws uniformly, a low one takes the most similar.
-
-    Args:
-        similarity: float32 `[B_text, B_video]`; no gradient flows through the draw.
-        count: k < B.
-    """
-    pairs = similarity.shape[0]
-    usable = valid[:, None] & valid[None, :] & ~jnp.eye(pairs, dtype=bool)
-    logits = jnp.where(usable, jax.lax.stop_gradient(similarity) / temperature, EXCLUDED)
-    noise = jax.random.gumbel(key, (2, pairs, pairs))
-    _, videos = jax.lax.top_k(logits + noise[0], count)
-    _, texts = jax.lax.top_k(logits.T + noise[1], count)
-    return Negatives(
-        videos,
-        jnp.take_along_axis(usable, videos, axis=1),
-        texts,
-        jnp.take_along_axis(usable.T, texts, axis=1),
-    )
-
-
-def sampled_nce(
-    positive: jax.Array,
-    other_videos: jax.Array,
-    other_texts: jax.Array,
-    negatives: Negatives,
-    valid: jax.Array,
-) -> tuple[jax.Array, jax.Array]:
-    """MIL-NCE (N = 1) with k sampled negatives a side instead of the whole matrix; with k = B - 1 the two are equal.
-
-    Args:
-        positive: `[B]` scores of the pairs.
-        other_videos: `[B, k]`, text b against `negatives.videos[b]`.
-        other_texts: `[B, k]`, `negatives.texts[b]` against video b.
-
-    Returns:
-        (sum of losses, number of valid pairs).
-    """
-    scores = jnp.concatenate(
-        [
-            positive[:, None],
-            jnp.where(negatives.videos_mask, other_videos, EXCLUDED),
-            jnp.where(negatives.texts_mask, other_texts, EXCLUDED),
-        ],
-        axis=1,
-    )
-    losses = jax.nn.logsumexp(scores, axis=1) - positive
     return jnp.where(valid, losses, 0.0).sum(), valid.sum().astype(jnp.float32)
 
 
@@ -182,3 +145,12 @@ def in_batch_recall(scores: jax.Array, valid: jax.Array) -> tuple[jax.Array, jax
     tied = (scores == own).sum(axis=1) - 1
     hit = (better + tied / 2.0 < 1.0) & valid
     return hit.sum().astype(jnp.float32), valid.sum().astype(jnp.float32)
+
+
+def in_batch_recall_listed(scores: jax.Array, valid: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """`in_batch_recall` by the release's rule: each column that ties with the right one is a query more, the first is a hit."""
+    scores = jnp.where(valid[None, :], scores, -jnp.inf)
+    own = jnp.diagonal(scores)[:, None]
+    first = ((scores > own).sum(axis=1) == 0) & valid
+    listed = jnp.where(valid, (scores == own).sum(axis=1), 0)
+    return first.sum().astype(jnp.float32), listed.sum().astype(jnp.float32)

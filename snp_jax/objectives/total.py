@@ -16,6 +16,12 @@ def mean(term: SumCount) -> jax.Array:
     return total / jnp.maximum(count, 1.0)
 
 
+def nan_if_empty(term: SumCount) -> SumCount:
+    """The same term, whose mean is NaN where nothing was counted (the authors' release; see `train/compat.py`)."""
+    total, count = term
+    return jnp.where(count > 0, total, jnp.nan), count
+
+
 def total_loss(terms: Mapping[str, SumCount], weights: Mapping[str, float]) -> jax.Array:
     """Weighted sum of the means of `terms`. Each term must have a weight; a missing one is a KeyError."""
     return sum((weights[name] * mean(term) for name, term in terms.items()), jnp.float32(0.0))

@@ -3,28 +3,43 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax.numpy as jnp
 from ml_collections import ConfigDict
 
+from snp_jax.data.augment import AugmentOptions
 from snp_jax.data.text import Tokenizer
-from snp_jax.data.words import build_word_tables, load_words
+from snp_jax.data.words import build_word_tables, load_words, rank_words
 from snp_jax.errors import UserError
 from snp_jax.models.bert import BertConfig
-from snp_jax.models.pvt import PVTConfig
 from snp_jax.models.snp import SNP, SNPConfig
+from snp_jax.models.temporal import TemporalConfig
+from snp_jax.models.visual import VISUAL_CONFIGS, VisualConfig
+from snp_jax.objectives import masking
 from snp_jax.objectives.masking import WordArrays
 from snp_jax.train import tasks
-from snp_jax.train.optim import OptimOptions
+from snp_jax.train.choices import Masker
+from snp_jax.train.compat import Compat, with_first_letters, with_uncounted_words
+from snp_jax.train.gvtm import MatchingOptions
+from snp_jax.train.momentum import MocoOptions
+from snp_jax.train.optim import DECAY_RULES, DECAY_RULES_BY_NAME, OptimOptions, encoder_rate_rules
+from snp_jax.train.pretrain import PretrainTask
+from snp_jax.train.tasks import Task
 
 TASKS = ("pretrain", "retrieval", "qa", "choice")
 CHOICES = {
     "model.dtype": ("float32", "bfloat16"),
+    "model.visual.kind": tuple(VISUAL_CONFIGS),
     "objective.matching.anchor": ("middle", "bag"),
     "objective.masking.kind": ("mssm", "mlm"),
+    "optim.name": ("adamw", "muon"),
     "objective.lvwm": ("after", "before", "both"),
     "objective.matching_caption": ("masked", "raw"),
+    "evaluation.ties": ("average", "index"),
+    "objective.matching.mining": ("sample", "nearest", "top_k"),
+    "objective.matching.reweight": ("none", "median"),
 }
 """Config keys that take one of a few words; a task has only some of them."""
 
@@ -62,12 +77,31 @@ def build_model(config: ConfigDict, tokenizer: Tokenizer) -> SNP:
             f"config.text.max_len={config.text.max_len} exceeds config.model.bert.max_positions={model.bert.max_positions}"
         )
     bert = _sizes("model.bert", BertConfig, vocab_size=tokenizer.vocab_size, **model.bert.to_dict())
-    visual = _sizes("model.visual", PVTConfig, **model.visual.to_dict())
+    weights = config.objective.weights if config.task == "pretrain" else {"itm": 0.0, "fom": 0.0}
+    temporal = TemporalConfig(**model.temporal.to_dict()) if weights["fom"] else None
+    if temporal and not config.clip.num_clips <= min(temporal.max_clips, temporal.max_positions - 1):
+        raise UserError(
+            f"config.clip.num_clips={config.clip.num_clips} exceeds config.model.temporal.max_clips={temporal.max_clips} "
+            f"(or max_positions={temporal.max_positions}, one of which is the CLS)"
+        )
     settings = SNPConfig(
-        bert=bert, visual=visual, sep_id=tokenizer.sep_id,
-        num_answers=model.num_answers, head_dropout=model.head_dropout,
+        bert=bert, visual=build_visual(config), sep_id=tokenizer.sep_id, num_answers=model.num_answers,
+        head_dropout=model.head_dropout, cross_layers=model.cross_layers, itm=weights["itm"] != 0, temporal=temporal,
     )  # fmt: skip
     return SNP(settings, dtype=jnp.dtype(model.dtype))
+
+
+def build_visual(config: ConfigDict) -> VisualConfig:
+    """`config.model.visual`; `UserError` when it holds the keys of another kind."""
+    settings = config.model.visual.to_dict()
+    kind = settings.pop("kind")
+    wanted = {field.name for field in dataclasses.fields(VISUAL_CONFIGS[kind])}
+    if wanted != settings.keys():
+        raise UserError(
+            f"config.model.visual.kind={kind!r}, but the keys beside it are not that encoder's: "
+            f"write config.model.visual = common.{kind}(...) in the config file"
+        )
+    return _sizes("model.visual", VISUAL_CONFIGS[kind], **settings)
 
 
 def _sizes(section: str, make: type, **settings: Any) -> Any:
@@ -78,33 +112,94 @@ def _sizes(section: str, make: type, **settings: Any) -> Any:
         raise UserError(f"config.{section}: {error}") from None
 
 
-def build_task(config: ConfigDict, tokenizer: Tokenizer) -> Any:
+def build_task(config: ConfigDict, tokenizer: Tokenizer) -> Task:
     """The training task of `config.task`."""
     name, num_clips = check_task(config), config.clip.num_clips
     if name == "qa":
         return tasks.AnswerTask(num_clips)
     if name == "choice":
         return tasks.ChoiceTask(num_clips)
-    options = tasks.MatchingOptions(**config.objective.matching.to_dict())
-    if not 0 <= options.negatives < config.batch_size:
-        raise UserError(
-            f"config.objective.matching.negatives={options.negatives} must be below config.batch_size={config.batch_size}"
-        )
-    weights = config.objective.weights.to_dict()
+    compat = Compat(**config.compat.to_dict())
+    shared = {
+        "num_clips": num_clips, "weights": config.objective.weights.to_dict(), "matching": _matching(config),
+        "moco": _moco(config, compat), "compat": compat,
+    }  # fmt: skip
     if name == "retrieval":
-        return tasks.RetrievalTask(num_clips, weights, options)
-    words = build_word_tables(load_words(required(config, "text", "words")), tokenizer, top_k=config.text.top_k)
-    arrays = {field.name: jnp.asarray(getattr(words, field.name)) for field in dataclasses.fields(words)}
-    return tasks.PretrainTask(
-        num_clips=num_clips, weights=weights, matching=options,
-        masking=tasks.MaskingOptions(**config.objective.masking.to_dict()), words=WordArrays(**arrays),
-        special_ids=tuple(tokenizer.special_ids), mask_id=tokenizer.mask_id, lvwm=config.objective.lvwm,
-        words_per_caption=config.objective.words_per_caption,
-        matching_caption=config.objective.matching_caption,
+        return tasks.RetrievalTask(**shared)
+    objective = config.objective
+    if compat.order_over_batch and objective.weights.fom and config.batch_size % num_clips:
+        raise UserError(
+            f"config.compat.order_over_batch needs config.batch_size={config.batch_size} to be a multiple of "
+            f"config.clip.num_clips={num_clips}"
+        )
+    words = build_words(config, tokenizer, compat)
+    return PretrainTask(
+        **shared, masker=build_masker(objective.masking, words, tokenizer, compat), mask_ratio=objective.masking.ratio,
+        attentive=objective.masking.attentive, significant=words.significant, special_ids=tuple(tokenizer.special_ids),
+        mask_id=tokenizer.mask_id, lvwm=objective.lvwm, words_per_caption=objective.words_per_caption,
+        matching_caption=objective.matching_caption, order_ratio=objective.order_ratio,
     )  # fmt: skip
+
+
+def build_words(config: ConfigDict, tokenizer: Tokenizer, compat: Compat) -> WordArrays:
+    """The significant words of `config.text.words` for a tokeniser, on the device."""
+    mined, top_k = load_words(required(config, "text", "words")), config.text.top_k
+    tables = build_word_tables(mined, tokenizer, top_k=top_k)
+    if compat.uncounted_words:
+        tables = with_uncounted_words(tables, rank_words(mined, tokenizer), top_k)
+    if compat.first_letter:
+        tables = with_first_letters(tables, tokenizer)
+    return WordArrays(**{field.name: jnp.asarray(getattr(tables, field.name)) for field in dataclasses.fields(tables)})
+
+
+def build_masker(options: ConfigDict, words: WordArrays, tokenizer: Tokenizer, compat: Compat) -> Masker:
+    """How captions are masked: `config.objective.masking`."""
+    settings = {"ratio": options.ratio, "mask_id": tokenizer.mask_id}
+    if options.kind == "mlm":
+        return functools.partial(masking.mask_any, vocab_size=tokenizer.vocab_size, **settings)
+    rule = masking.mask_significant_antmmf if compat.mssm_fallback else masking.mask_significant
+    return functools.partial(rule, words=words, **settings)
+
+
+def _matching(config: ConfigDict) -> MatchingOptions:
+    """`config.objective.matching`, whose numbers must fit the batch."""
+    options = MatchingOptions(**config.objective.matching.to_dict())
+    where, batch_size = "config.objective.matching", config.batch_size
+    if not 0 <= options.negatives < batch_size:
+        raise UserError(f"{where}.negatives={options.negatives} must be below config.batch_size={batch_size}")
+    if options.mining != "sample" and not options.negatives and not config.compat.mined_matrix:
+        raise UserError(f"{where}.mining={options.mining!r} chooses {where}.negatives, which is 0: set how many")
+    if options.local_groups < 1 or batch_size % options.local_groups:
+        raise UserError(f"config.batch_size={batch_size} is not a multiple of {where}.local_groups={options.local_groups}")
+    if options.local_groups > 1 and options.negatives:
+        raise UserError(f"{where}.local_groups is for all pairs of a group: set {where}.negatives=0")
+    return options
+
+
+def _moco(config: ConfigDict, compat: Compat) -> MocoOptions | None:
+    """`config.objective.moco`; None when it is off."""
+    settings = config.objective.moco.to_dict()
+    if not settings.pop("enabled"):
+        return None
+    rows = {"clip_queue": config.batch_size * config.clip.num_clips, "text_queue": config.batch_size}
+    for name, needed in rows.items():
+        if settings[name] < needed:
+            raise UserError(f"config.objective.moco.{name}={settings[name]} is shorter than the {needed} keys of one batch")
+    return MocoOptions(**settings, clamped=compat.clamped_queue)
 
 
 def build_optim(config: ConfigDict) -> OptimOptions:
     """`config.optim`."""
     settings = config.optim.to_dict()
-    return OptimOptions(**{**settings, "milestones": tuple(settings["milestones"])})
+    decay = DECAY_RULES_BY_NAME if config.compat.decay_by_name else DECAY_RULES
+    rates = encoder_rate_rules(settings.pop("encoder_rate"))
+    settings["milestones"] = tuple(settings["milestones"])
+    return OptimOptions(**settings, decay_rules=decay, rate_rules=rates)
+
+
+def build_augment(config: ConfigDict) -> AugmentOptions:
+    """`config.augment`."""
+    settings = AugmentOptions(**config.augment.to_dict())
+    if settings.zoom < 1.0 or min(settings.shift, settings.light) < 0.0:
+        raise UserError(f"config.augment: zoom must be at least 1, shift and light at least 0; found {settings}")
+    return settings

@@ -1,7 +1,8 @@
-"""Checkpoints: parameters, optimiser state, step and data iterator, through Orbax. The one file that imports it.
+"""Checkpoints: parameters, optimiser state, step, task memory and data iterator, through Orbax. The one file that imports it.
 
-Layout below a run's working directory: `checkpoints/<step>/{params,optimizer,data}`. A checkpoint counts once its directory has
-its final name (Orbax renames it as the last act), so an interrupted save is never restored.
+Layout below a run's working directory: `checkpoints/<step>/{params,optimizer,data}`, and `memory` where the task has one
+(MoCo's queues and key encoders). A checkpoint counts once its directory has its final name (Orbax renames it as the last act),
+so an interrupted save is never restored.
 """
 
 from __future__ import annotations
@@ -60,9 +61,8 @@ class Checkpoints:
         needed, free = tree_bytes(state), shutil.disk_usage(self.directory).free
         if free < needed:
             raise self._no_space(step, f"{needed >> 20} MiB needed, {free >> 20} MiB free")
-        optimizer = {"step": state.step, "opt_state": state.opt_state}
         try:
-            self._orbax.save_checkpointables(step, {"params": state.params, "optimizer": optimizer, "data": data}, force=True)
+            self._orbax.save_checkpointables(step, {**_parts(state), "data": data}, force=True)
         except Exception as error:
             if _is_no_space(error):
                 raise self._no_space(step, "the disk filled up while writing") from error
@@ -76,10 +76,9 @@ class Checkpoints:
             UserError: the checkpoint is of another model.
         """
         step = self.latest()
-        optimizer = {"step": abstract.step, "opt_state": abstract.opt_state}
         check_same_shapes(self.directory / str(step), abstract.params)
-        loaded = self._orbax.load_checkpointables(step, {"params": abstract.params, "optimizer": optimizer, "data": data})
-        return TrainState(loaded["optimizer"]["step"], loaded["params"], loaded["optimizer"]["opt_state"])
+        loaded = self._orbax.load_checkpointables(step, {**_parts(abstract), "data": data})
+        return TrainState(params=loaded["params"], memory=loaded.get("memory"), **loaded["optimizer"])
 
     def close(self) -> None:
         """Waits for writes and releases resources."""
@@ -92,6 +91,12 @@ class Checkpoints:
             f"no space left for the checkpoint of step {step} in {self.directory} ({detail}); {kept}: "
             "free some space and run the same command again"
         )
+
+
+def _parts(state: TrainState) -> dict[str, Any]:
+    """What is stored of a state, by the name of its folder."""
+    parts = {"params": state.params, "optimizer": {"step": state.step, "opt_state": state.opt_state}}
+    return parts if state.memory is None else {**parts, "memory": state.memory}
 
 
 def _is_no_space(error: BaseException | None) -> bool:
@@ -162,29 +167,26 @@ def load_params(path: Path, abstract_params: Any) -> Any:
     return ocp.load_checkpointables(checkpoint, {"params": abstract_params})["params"]
 
 
-def warm_start(path: Path, params: Any, *, fresh: tuple[str, ...]) -> Any:
-    """Starts a new task from another run's parameters.
+def load_subset(checkpoint: Path, abstract_params: Any) -> Any:
+    """Loads some of a checkpoint's parameters onto the shardings of `abstract_params`, a tree of the wanted ones alone."""
+    context = ocp.Context()
+    context.pytree.loading.partial_load = True
+    with context:
+        return ocp.load_checkpointables(checkpoint, {"params": abstract_params})["params"]
 
-    Args:
-        path: working directory or checkpoint of that run.
-        params: the new model's parameters; those under `fresh` keep their values.
-        fresh: parameter path prefixes that belong to one task only (the answer head): they may be absent on either side.
 
-    Raises:
-        UserError: no checkpoint there, or it is of another model.
-    """
-    checkpoint = find_checkpoint(path)
-    flat, treedef = jax.tree_util.tree_flatten_with_path(params)
-    wanted = {parameter_path(key): tuple(leaf.shape) for key, leaf in flat}
-    saved = saved_shapes(checkpoint)
-    own = {name for name in wanted if name.startswith(fresh)}
-    shared_saved = {name: shape for name, shape in saved.items() if not name.startswith(fresh)}
-    shared_wanted = {name: shape for name, shape in wanted.items() if name not in own}
-    _explain_difference(checkpoint, shared_saved, shared_wanted)
-    loaded = ocp.load_checkpointables(checkpoint, {"params": None})["params"]
-    by_name = {parameter_path(key): leaf for key, leaf in jax.tree_util.tree_flatten_with_path(loaded)[0]}
-    leaves = [
-        leaf if (name := parameter_path(key)) in own else jax.device_put(np.asarray(by_name[name]), leaf.sharding)
-        for key, leaf in flat
-    ]
-    return jax.tree_util.tree_unflatten(treedef, leaves)
+def load_arrays(checkpoint: Path) -> Any:
+    """All parameters of a checkpoint as NumPy arrays, whatever model they are of."""
+    shapes = ocp.metadata(checkpoint, checkpointable_name="params").metadata
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices(backend="cpu")[0])
+    abstract = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device),
+        shapes,
+        is_leaf=lambda x: hasattr(x, "shape"),
+    )
+    return jax.tree.map(np.asarray, ocp.load_checkpointables(checkpoint, {"params": abstract})["params"])
+
+
+def save_params(checkpoint: Path, params: Any) -> None:
+    """Writes parameters alone as a checkpoint; `find_checkpoint` and `load_params` take it like a run's."""
+    ocp.save_checkpointables(checkpoint.absolute(), {"params": params})

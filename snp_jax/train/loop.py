@@ -16,18 +16,19 @@ from snp_jax.data import pipeline
 from snp_jax.data.failures import BrokenVideos
 from snp_jax.errors import UserError
 from snp_jax.train import build, inputs, sharding
-from snp_jax.train.checkpoints import Checkpoints, warm_start
+from snp_jax.train.checkpoints import Checkpoints
 from snp_jax.train.config import load_config, save_config
 from snp_jax.train.metrics import MetricWriter, Progress
 from snp_jax.train.optim import make_optimizer
-from snp_jax.train.state import TrainState, abstract_state, create_state, init_params
+from snp_jax.train.state import TrainState, abstract_state, create_state, init_params, with_params
 from snp_jax.train.step import make_train_step
+from snp_jax.train.warm_start import warm_start
 
 CONFIG = "config.json"
 DONE = "DONE"
 """Written into the working directory when the last step is saved; holds that step."""
 TASK_PARAMETERS = ("answer/",)
-"""Parameter path prefixes that exist for one task only."""
+"""Prefixes of parameter paths that mean something else in each task, and so never come from another run."""
 RESUMABLE = ("train", "reading", "evaluation", "mesh", "dataset")
 """Config sections that may differ when a run is resumed."""
 
@@ -87,8 +88,9 @@ def run(config: ConfigDict, workdir: Path) -> bool:
     options = build.build_optim(config)
     tx = make_optimizer(options)
     save_config(config, workdir / CONFIG)
-    state = _first_state(config, model, tx, mesh, checkpoints, batches)
-    step = make_train_step(model, task, tx, options, mesh, jax.tree.map(lambda leaf: leaf.sharding, state), config.seed)
+    state = _first_state(config, model, task, tx, mesh, checkpoints, batches)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
+    step = make_train_step(model, task, tx, options, build.build_augment(config), mesh, shardings, config.seed)
 
     # ---------------------------------------------------------------- the loop: save, draw, step
     first, last = int(state.step), config.train.steps
@@ -141,20 +143,26 @@ def _check_same_run(config: ConfigDict, workdir: Path) -> None:
             )
 
 
-def _first_state(config, model, tx, mesh: Mesh, checkpoints: Checkpoints, batches) -> TrainState:
-    """Restored from the newest checkpoint, or fresh, or fresh with another run's parameters."""
+def _first_state(config, model, task, tx, mesh: Mesh, checkpoints: Checkpoints, batches) -> TrainState:
+    """Restored from the newest checkpoint, or fresh, or fresh with parameters of other checkpoints."""
 
     def init():
         return init_params(model, jax.random.key(config.seed), spec=inputs.clip_spec(config))
 
+    def init_memory(params):
+        return task.init_memory(params, jax.random.fold_in(jax.random.key(config.seed), 1))
+
     if checkpoints.latest() is not None:
-        state = checkpoints.restore(abstract_state(init, tx, mesh), batches)
+        state = checkpoints.restore(abstract_state(init, tx, mesh, init_memory), batches)
         print(f"resumed from step {int(state.step)}")
         return state
-    state = create_state(init, tx, mesh)
+    state = create_state(init, tx, mesh, init_memory)
     if config.train.init_from:
-        params = warm_start(Path(config.train.init_from), state.params, fresh=TASK_PARAMETERS)
-        state = state.replace(params=params)
+        given = config.train.init_from
+        paths = [Path(path) for path in ([given] if isinstance(given, str) else given)]
+        params, origins = warm_start(paths, state.params, fresh=TASK_PARAMETERS)
+        print(origins)
+        state = with_params(state, params, init_memory)
     return state
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import flax.struct
@@ -14,6 +15,9 @@ from snp_jax.data.pipeline import ClipSpec
 from snp_jax.models.snp import SNP
 from snp_jax.train.sharding import state_shardings
 
+Init = Callable[[], Any]
+InitMemory = Callable[[Any], Any]
+
 
 @flax.struct.dataclass
 class TrainState:
@@ -23,11 +27,13 @@ class TrainState:
         step: int32 scalar, updates done.
         params: parameter tree.
         opt_state: optimiser state.
+        memory: what the task hands from step to step (MoCo's queues and key encoders); None where it has none.
     """
 
     step: jax.Array
     params: Any
     opt_state: Any
+    memory: Any = None
 
 
 def init_params(model: SNP, key: jax.Array, *, spec: ClipSpec) -> Any:
@@ -41,14 +47,14 @@ def init_params(model: SNP, key: jax.Array, *, spec: ClipSpec) -> Any:
     return params
 
 
-def _fresh(init, tx: optax.GradientTransformation) -> TrainState:
+def _fresh(init: Init, tx: optax.GradientTransformation, init_memory: InitMemory) -> TrainState:
     params = init()
-    return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params))
+    return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), init_memory(params))
 
 
-def abstract_state(init, tx: optax.GradientTransformation, mesh: Mesh) -> TrainState:
-    """Shapes, dtypes and shardings of the state, without memory. `init()` gives parameters."""
-    shapes = jax.eval_shape(lambda: _fresh(init, tx))
+def abstract_state(init: Init, tx: optax.GradientTransformation, mesh: Mesh, init_memory: InitMemory) -> TrainState:
+    """Shapes, dtypes and shardings of the state, without memory. `init()` gives parameters, `init_memory` the task's part."""
+    shapes = jax.eval_shape(lambda: _fresh(init, tx, init_memory))
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         shapes,
@@ -56,7 +62,15 @@ def abstract_state(init, tx: optax.GradientTransformation, mesh: Mesh) -> TrainS
     )
 
 
-def create_state(init, tx: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+def create_state(init: Init, tx: optax.GradientTransformation, mesh: Mesh, init_memory: InitMemory) -> TrainState:
     """A fresh state, created where it will live."""
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(init, tx, mesh))
-    return jax.jit(lambda: _fresh(init, tx), out_shardings=shardings)()
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(init, tx, mesh, init_memory))
+    return jax.jit(lambda: _fresh(init, tx, init_memory), out_shardings=shardings)()
+
+
+def with_params(state: TrainState, params: Any, init_memory: InitMemory) -> TrainState:
+    """A fresh state that starts from other parameters (placed as `state`'s are); the task's memory starts from them too."""
+    if state.memory is None:
+        return state.replace(params=params)
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, state.memory)
+    return state.replace(params=params, memory=jax.jit(init_memory, out_shardings=shardings)(params))

@@ -13,6 +13,7 @@ from snp_jax.eval.metrics import (
     both_directions,
     chance_level,
     choice_metrics,
+    in_batch_metrics,
     majority_answer,
     positive_pairs,
     qa_metrics,
@@ -38,6 +39,20 @@ def test_positions_by_hand():
 def test_ties_take_the_average_position():
     scores = np.array([[7, 7, 1, 0], [7, 5, 5, 5], [7, 5, 5, 0]], np.float32)
     np.testing.assert_array_equal(ranks(scores, only([1, 2, 0], 4)), [1.5, 3, 1])
+
+
+def test_ties_by_index_follow_the_order_of_the_data():
+    scores = np.array([[7, 7, 1, 0], [7, 5, 5, 5], [7, 5, 5, 0], [3, 3, 3, 3]], np.float32)
+    np.testing.assert_array_equal(ranks(scores, only([1, 2, 0, 0], 4), ties="index"), [2, 3, 1, 1])
+    two = np.array([[0, 0, 1, 1]], bool)
+    np.testing.assert_array_equal(ranks(scores[3:], two, ties="index"), [3])
+    assert recall_metrics(np.zeros((9, 9), np.float32), np.eye(9, dtype=bool), ties="index")["r1"] == pytest.approx(100 / 9)
+
+
+def test_in_batch_metrics_list_every_tied_place():
+    scores = np.array([[2, 2, 0], [0, 3, 1], [5, 5, 5]], np.float32)
+    # Places of the right score: 1 and 2; 1; 1, 2 and 3.
+    assert in_batch_metrics(scores) == {"r1": 50.0, "r5": 100.0, "r10": 100.0, "mdr": 1.0}
 
 
 def test_a_tie_between_right_candidates_costs_nothing():
@@ -197,3 +212,11 @@ def test_authors_numbers(name):
         for ours, theirs in (("r1", "r@1"), ("r5", "r@5"), ("r10", "r@10")):
             assert result[ours] == pytest.approx(100 * float(golden[f"out/{direction}-{theirs}"]), abs=1e-4)
         assert result["mdr"] == float(golden[f"out/{direction}-mr"])
+
+
+def test_ties_by_index():
+    """The release: of equal scores the first candidate wins, whoever it is."""
+    scores = np.array([[1.0, 1.0, 0.0], [1.0, 1.0, 1.0], [2.0, 1.0, 1.0], [-np.inf, -np.inf, 0.0]])
+    positives = np.array([[0, 1, 0], [1, 0, 1], [0, 0, 1], [0, 1, 0]], bool)
+    np.testing.assert_array_equal(ranks(scores, positives, ties="index"), [2, 1, 3, 3])
+    np.testing.assert_array_equal(ranks(scores, positives), [1.5, 4 / 3, 2.5, 3])

@@ -55,7 +55,7 @@ class FakeScorer:
 
 
 def retrieve(scorer, videos, annotations, **changes):
-    settings = {"max_len": 4, "rerank": 0, "captions": "first", "duplicates": "strict"} | changes
+    settings = {"max_len": 4, "rerank": 0, "captions": "first", "duplicates": "strict", "ties": "average"} | changes
     return protocols.retrieval(scorer, videos, annotations, Letters(), **settings)
 
 

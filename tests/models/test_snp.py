@@ -14,12 +14,10 @@ from snp_jax.convert.bert import map_bert, map_pooler
 from snp_jax.convert.rules import apply, invert
 from snp_jax.convert.snp import map_snp
 from snp_jax.models.bert import BertConfig
-from snp_jax.models.network import Network, all_pairs
+from snp_jax.models.network import Network
 from snp_jax.models.pvt import PVTConfig
-from snp_jax.models.snp import SNP, CrossInputs, SNPConfig
-from snp_jax.objectives import masking, matching
-from snp_jax.objectives.total import mean
-from snp_jax.train import tasks
+from snp_jax.models.snp import SNP, SNPConfig
+from snp_jax.train.build import build_visual
 
 GOLDENS = Path(__file__).parents[1] / "goldens"
 CONFIG = SNPConfig(
@@ -28,7 +26,6 @@ CONFIG = SNPConfig(
     sep_id=102,
 )
 MODEL = SNP(CONFIG)
-PUBLISHED = tasks.MatchingOptions("middle", temperature=1.0, negatives=0, draw_temperature=0.1, chunk=5)
 
 
 def load(name, rules):
@@ -97,101 +94,12 @@ def test_cross_branch():
         close(part, golden[f"out/rep_{name}"])
 
 
-def test_retrieval_losses_and_gradients():
-    rules = map_snp(CONFIG, prefix="", word_heads=None)
-    golden, params, unused = load("retrieval_train", rules)
-    assert all(".head." in name for name in unused)
-    ids, mask = golden["in/caption_raw_input_ids"], jnp.asarray(golden["in/caption_input_mask"], bool)
-    valid = jnp.ones(len(ids), bool)
-
-    def objective(params):
-        net = Network(MODEL, params)
-        clips, text = encode_video(params, golden), net.text(ids, mask)
-        captions, videos = CrossInputs(text.embedded, mask), net.clip_inputs(clips.tokens, clips.mask)
-        terms, _ = tasks.matching_terms(
-            net, text, clips, captions, videos, valid, PUBLISHED,
-            stage1=True, stage2=True, key=jax.random.key(0), train=False,
-        )  # fmt: skip
-        scores = net.pair_scores(captions, videos, *all_pairs(len(ids), len(ids)), chunk=9)
-        pooled = matching.pool_clips(tasks.stage1_scores(text, clips, 1.0), clips.mask)
-        shown = (clips, text, scores.reshape(pooled.shape), pooled, terms)
-        return sum(mean(term) for term in terms.values()), shown
-
-    (total, (clips, text, scores, pooled, terms)), gradients = jax.jit(jax.value_and_grad(objective, has_aux=True))(params)
-    close(clips.tokens, golden["out/clip_tokens"])
-    close(clips.features.reshape(-1, 32), golden["out/clip_feature"])
-    close(text.sequence, golden["out/text_sequence_output"])
-    close(text.feature, golden["out/text_feature"])
-    close(pooled, golden["out/l1_simi"])
-    close(scores, golden["out/l2_simi"])
-    for term, name in (("gvtm_stage1", "level1"), ("gvtm_stage2", "level2")):
-        np.testing.assert_allclose(mean(terms[term]), golden[f"out/losses/{name}_similarity_loss"], rtol=1e-4)
-    np.testing.assert_allclose(total, golden["out/total_loss"], rtol=1e-4)
-    check_gradients(rules, gradients, golden)
-
-
-def test_pretraining_losses_and_gradients():
-    """The golden's image-text-matching loss, which we do not train with, is added by hand for the gradients."""
-    rules = map_snp(CONFIG)
-    golden, params, unused = load("pretrain_plain", rules)
-    assert {name.rpartition(".")[0] for name in unused} == {
-        "model.module.img_encoder.model.head", "itm_head.cls.seq_relationship",
-    }  # fmt: skip
-    raw, masked_ids = golden["in/caption_raw_input_ids"], golden["in/caption_input_ids"]
-    mask = jnp.asarray(golden["in/caption_input_mask"], bool)
-    labels, valid = golden["in/caption_lm_label_ids"], jnp.ones(len(raw), bool)
-    itm = golden["param/itm_head.cls.seq_relationship.weight"]
-    itm_bias = golden["param/itm_head.cls.seq_relationship.bias"]
-
-    def objective(params):
-        net = Network(MODEL, params)
-        clips, text = encode_video(params, golden), net.text(raw, mask)
-        captions, videos = net.caption_inputs(masked_ids, mask), net.clip_inputs(clips.tokens, clips.mask)
-        cross = net.cross(captions, videos)
-        words = jnp.take_along_axis(text.sequence, golden["choice/vwm_index"][..., None], axis=1)
-        text_logits = net.head("text_word_logits", text.sequence)  # the release's L1 reads the raw caption
-        cross_logits = net.head("cross_word_logits", cross.sequence)
-        terms, _ = tasks.matching_terms(
-            net, text, clips, captions, videos, valid, PUBLISHED,
-            stage1=True, stage2=True, key=jax.random.key(0), train=False,
-        )  # fmt: skip
-        terms["lvwm"] = matching.mil_nce(matching.word_clip_similarity(words, clips.features), valid)
-        terms["mlm_text"] = masking.masked_word_loss(text_logits, labels, valid)["loss"]
-        terms["mlm_cross"] = masking.masked_word_loss(cross_logits, labels, valid)["loss"]
-        false_mask = golden["in/caption_false_input_mask"].astype(bool)
-        false = net.cross(net.caption_inputs(golden["in/caption_false_input_ids"], false_mask), videos)
-        logits = jnp.concatenate([cross.pooled, false.pooled]) @ itm.T + itm_bias
-        target = np.repeat([1, 0], len(raw))
-        terms["itm"] = matching.choice_loss(logits, target, jnp.ones(2 * len(raw), bool))["loss"]
-        means = {name: mean(term) for name, term in terms.items()}
-        return sum(means.values()), (means, text, cross, text_logits, cross_logits)
-
-    (total, (losses, text, cross, text_logits, cross_logits)), gradients = jax.jit(jax.value_and_grad(objective, has_aux=True))(
-        params
-    )
-    close(text.importance, golden["out/words_importance"])
-    close(cross.sequence, golden["out/cross_text_output"])
-    close(cross.clips, golden["out/cross_visual_output"])
-    close(cross.pooled, golden["out/cross_pooled"])
-    close(text_logits, golden["out/mlm_text_encoder_logits"])
-    close(cross_logits, golden["out/mlm_cross_logits"])
-    names = {
-        "gvtm_stage1": "level1_similarity_loss", "gvtm_stage2": "level2_similarity_loss",
-        "lvwm": "VWM_after_similarity_loss", "mlm_text": "masked_lm_text_encoder_loss",
-        "mlm_cross": "masked_lm_loss", "itm": "itm_loss",
-    }  # fmt: skip
-    for ours, theirs in names.items():
-        np.testing.assert_allclose(losses[ours], golden[f"out/losses/{theirs}"], rtol=1e-4, err_msg=ours)
-    np.testing.assert_allclose(total, golden["out/total_loss"], rtol=1e-4)
-    check_gradients(rules, gradients, golden, without=("itm_head.cls.seq_relationship.weight",))
-
-
 @pytest.fixture(scope="module")
 def paper_shapes():
     """Parameter shapes of the config's model with BERT's vocabulary; no memory is taken."""
-    model = common.base("pretrain").model
-    bert = BertConfig(vocab_size=30522, **model.bert.to_dict())
-    snp = SNP(SNPConfig(bert, PVTConfig(**model.visual.to_dict()), sep_id=102))
+    config = common.base("pretrain")
+    bert = BertConfig(vocab_size=30522, **config.model.bert.to_dict())
+    snp = SNP(SNPConfig(bert, build_visual(config), sep_id=102))
     frames = jax.ShapeDtypeStruct((1, 1, 224, 224, 3), jnp.float32)
     ids = jax.ShapeDtypeStruct((1, 30), jnp.int32)
     masks = jax.ShapeDtypeStruct((1, 1), bool), jax.ShapeDtypeStruct((1, 30), bool)

@@ -140,3 +140,28 @@ def test_masked_word_loss_is_the_mean_over_labels_of_valid_examples():
 def test_masked_word_loss_without_labels_is_zero_not_nan():
     scored = masking.masked_word_loss(jnp.ones((2, 3, 5)), jnp.full((2, 3), -1), jnp.ones(2, bool))
     assert tuple(scored["loss"]) == (0, 0)
+
+
+def test_the_release_s_fallback_masks_low_positions_and_labels_them_mask():
+    """Ten words, two to mask: with two significant ones all is as usual; with none, two low positions become [MASK]."""
+    ids = jnp.asarray([[1, *range(10, 20), 2]] * 200, jnp.int32)
+    maskable = jnp.asarray([[False, *[True] * 10, False]] * 200)
+    none, words = jnp.zeros(30, bool), jnp.asarray([18, 19])
+    tables = masking.WordArrays(none, words, jnp.full((30, 1), -1), jnp.zeros(30, jnp.int32))
+    masked = masking.mask_significant_antmmf(jax.random.key(0), ids, maskable, tables, ratio=0.15, mask_id=4)
+    told = np.asarray(masked.labels) != masking.IGNORE
+    assert (told.sum(axis=1) == 2).all() and (np.asarray(masked.labels)[told] == 4).all()
+    assert (np.asarray(masked.ids)[told] == 4).all() and told[:, 1:11].any(axis=0).all() and not told[:, [0, 11]].any()
+    # One significant word, at position 9: it is masked, and the missing one is drawn among positions 0 to 8 (nine others).
+    masked = masking.mask_significant_antmmf(
+        jax.random.key(1), ids, maskable, tables._replace(significant=none.at[19].set(True)), ratio=0.15, mask_id=4
+    )
+    labels = np.asarray(masked.labels)
+    assert (labels[:, 10] == 19).all() and ((labels[:, 1:10] == 4).sum(axis=1) == 1).all()
+    assert set(np.asarray(masked.ids)[:, 10]) <= {4, 18, 19}
+    # Enough significant words: the default rule's labels.
+    masked = masking.mask_significant_antmmf(
+        jax.random.key(2), ids, maskable, tables._replace(significant=none.at[10:14].set(True)), ratio=0.15, mask_id=4
+    )
+    labels = np.asarray(masked.labels)
+    assert ((labels != masking.IGNORE).sum(axis=1) == 2).all() and set(np.unique(labels)) == {masking.IGNORE, 10, 11, 12, 13}

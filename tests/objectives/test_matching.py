@@ -65,42 +65,6 @@ def test_unknown_anchor_is_refused():
         matching.mil_nce(jnp.zeros((2, 2, 1)), jnp.ones(2, bool), anchor="first")
 
 
-def test_all_sampled_negatives_give_the_full_loss():
-    rng = np.random.default_rng(1)
-    scores = rng.normal(size=(5, 5)).astype(np.float32)
-    valid = jnp.asarray([True, True, True, False, True])
-    negatives = matching.draw_negatives(jax.random.key(0), jnp.asarray(scores), valid, 4, 0.1)
-    rows = np.arange(5)[:, None]
-    total, count = matching.sampled_nce(
-        jnp.asarray(np.diagonal(scores)),
-        jnp.asarray(scores[rows, negatives.videos]),
-        jnp.asarray(scores[negatives.texts, rows]),
-        negatives,
-        valid,
-    )
-    expected, expected_count = matching.mil_nce(jnp.asarray(scores)[..., None], valid)
-    np.testing.assert_allclose(total, expected, rtol=1e-5)
-    assert count == expected_count == 4
-
-
-def test_drawn_negatives_are_others_distinct_and_the_most_similar_when_cold():
-    similarity = jnp.asarray(np.random.default_rng(2).normal(size=(6, 6)).astype(np.float32))
-    negatives = matching.draw_negatives(jax.random.key(1), similarity, jnp.ones(6, bool), 2, 1e-4)
-    for b in range(6):
-        row, column = np.array(similarity[b]), np.array(similarity[:, b])
-        row[b] = column[b] = -np.inf
-        assert set(np.asarray(negatives.videos[b])) == set(np.argsort(-row)[:2])
-        assert set(np.asarray(negatives.texts[b])) == set(np.argsort(-column)[:2])
-
-
-def test_warm_draw_is_uniform_over_the_other_pairs():
-    similarity = jnp.asarray(np.random.default_rng(3).normal(size=(4, 4)).astype(np.float32))
-    keys = jax.random.split(jax.random.key(2), 3000)
-    draw = jax.vmap(lambda key: matching.draw_negatives(key, similarity, jnp.ones(4, bool), 1, 1e4).videos[0, 0])
-    share = np.bincount(np.asarray(draw(keys)), minlength=4) / 3000
-    np.testing.assert_allclose(share, [0, 1 / 3, 1 / 3, 1 / 3], atol=0.04)
-
-
 def test_word_clip_similarity_is_log_sum_exp_over_words():
     rng = np.random.default_rng(4)
     words, clips = rng.normal(size=(3, 2, 5)), rng.normal(size=(4, 6, 5))

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+import runpy
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -13,6 +16,31 @@ ROOT = Path(__file__).resolve().parents[2]
 def evaluate(config, *arguments):
     command = [sys.executable, str(ROOT / "tools" / "eval.py"), "--config", str(config), *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
+
+
+def test_parameter_table(monkeypatch, capsys):
+    """In this process, where the counts may be known already from tests/eval/test_parameters.py."""
+    monkeypatch.setattr(sys, "argv", ["eval.py", "--table", "parameters"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / "tools" / "eval.py"), run_name="__main__")
+    assert ended.value.code == 0
+    printed = capsys.readouterr().out
+    for count in ("160,372,791", "161,101,087", "205,473,591", "206,201,887"):
+        assert f"{count}  {count}" in printed
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["--table", "parameters", "--out", "x"], "takes no other argument"),
+        (["--checkpoint", "x"], "--config and --checkpoint are both needed"),
+    ],
+)
+def test_arguments_that_do_not_fit(arguments, part, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["eval.py", *arguments])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / "tools" / "eval.py"), run_name="__main__")
+    assert ended.value.code == 2 and part in capsys.readouterr().err
 
 
 def config_file(tmp_path, task, prepared_dataset):

@@ -1,4 +1,4 @@
-"""Checkpoints of a toy state: full disks, other models, warm starts."""
+"""Checkpoints of a toy state: full disks, other models."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from snp_jax.data import pipeline
 from snp_jax.errors import UserError
-from snp_jax.train.checkpoints import Checkpoints, find_checkpoint, load_params, warm_start
+from snp_jax.train.checkpoints import Checkpoints, find_checkpoint, load_params
 from snp_jax.train.state import TrainState
 
 
@@ -79,14 +79,6 @@ def test_another_model_is_refused_by_name(saved, batches):
         load_params(workdir, make_state(0, a=(2, 3), b=(4,), c=(1,)).params)
     with pytest.raises(UserError, match=r"1 parameters are only in the checkpoint, for example b/kernel"):
         load_params(workdir, make_state(0, a=(2, 3)).params)
-    with pytest.raises(UserError, match=r"parameter a/kernel is \(2, 3\) there"):
-        warm_start(workdir, make_state(0, a=(7, 3), b=(4,)).params, fresh=("answer/",))
-
-
-def test_warm_start_keeps_the_own_head(saved):
-    workdir, _ = saved
-    params = warm_start(workdir, make_state(0, a=(2, 3), b=(4,), answer=(5,)).params, fresh=("answer/",))
-    assert {name: float(leaf["kernel"].mean()) for name, leaf in params.items()} == {"a": 1, "b": 1, "answer": 0}
 
 
 def test_find_checkpoint(saved, batches, tmp_path):

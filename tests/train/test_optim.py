@@ -13,15 +13,26 @@ import pytest
 from snp_jax.models.bert import BertConfig
 from snp_jax.models.pvt import PVTConfig
 from snp_jax.models.snp import SNP, SNPConfig
-from snp_jax.train.optim import OptimOptions, decay_mask, is_decayed, learning_rate, make_optimizer
+from snp_jax.train.optim import (
+    DECAY_RULES,
+    MUON_RMS,
+    OptimOptions,
+    decay_mask,
+    encoder_rate_rules,
+    is_decayed,
+    learning_rate,
+    make_optimizer,
+    matrix_axes,
+)
 
 CASES = json.loads((Path(__file__).parents[1] / "goldens/lr_schedule.json").read_text())["cases"]
 
 
 def options(**changes):
     values = {
-        "learning_rate": 0.1, "weight_decay": 0.5, "beta1": 0.9, "beta2": 0.98, "clip_norm": 1e9,
-        "warmup_steps": 0, "warmup_factor": 0.1, "milestones": (), "milestone_factor": 0.1,
+        "name": "adamw", "learning_rate": 0.1, "weight_decay": 0.5, "beta1": 0.9, "beta2": 0.98, "clip_norm": 1e9,
+        "warmup_steps": 0, "warmup_factor": 0.1, "milestones": (), "milestone_factor": 0.1, "decay_rules": DECAY_RULES,
+        "rate_rules": encoder_rate_rules(1.0),
     }  # fmt: skip
     return OptimOptions(**(values | changes))
 
@@ -46,7 +57,7 @@ def test_decayed_parameters_of_the_network():
     frames, ids = jnp.zeros((1, 1, 32, 32, 3)), jnp.zeros((1, 4), jnp.int32)
     masks = jnp.ones((1, 1), bool), jnp.ones((1, 4), bool)
     params = jax.eval_shape(lambda: model.init(jax.random.key(0), frames, masks[0], ids, masks[1], num_clips=1)["params"])
-    mask = decay_mask(params)
+    mask = decay_mask(params, DECAY_RULES)
     for path, decayed in jax.tree_util.tree_leaves_with_path(mask):
         name = jax.tree_util.keystr(path, simple=True, separator="/")
         assert decayed == (name.endswith("kernel") or name == "embeddings/word/embedding"), name
@@ -55,7 +66,7 @@ def test_decayed_parameters_of_the_network():
 
 def test_a_path_without_a_rule_is_an_error():
     with pytest.raises(ValueError, match="'temporal/strange'"):
-        is_decayed("temporal/strange")
+        is_decayed("temporal/strange", DECAY_RULES)
 
 
 def test_frozen_batch_norm_never_changes():
@@ -74,3 +85,39 @@ def test_decay_is_scaled_by_the_rate_and_leaves_biases_alone():
     updates, _ = tx.update(jax.tree.map(jnp.zeros_like, params), tx.init(params), params)
     np.testing.assert_allclose(updates["fc"]["kernel"], -0.1 * 0.5 * 2.0, rtol=1e-6)
     np.testing.assert_array_equal(updates["fc"]["bias"], 0.0)
+
+
+def test_encoders_may_learn_at_another_rate():
+    """Decay included; the cross pooler and the heads keep the full rate."""
+    parts = ("encoder", "visual", "cross_pooler", "match_fc1")
+    params = {part: {"kernel": jnp.full((2, 2), 2.0)} for part in parts}
+    gradients = jax.tree.map(jnp.ones_like, params)
+    updates = {}
+    for factor in (1.0, 0.25):
+        tx = make_optimizer(options(rate_rules=encoder_rate_rules(factor)))
+        updates[factor], _ = tx.update(gradients, tx.init(params), params)
+    for part, factor in zip(parts, (0.25, 0.25, 1.0, 1.0), strict=True):
+        np.testing.assert_allclose(updates[0.25][part]["kernel"], factor * updates[1.0][part]["kernel"], rtol=1e-6)
+
+
+def test_muon_orthogonalises_matrices_and_leaves_the_rest_to_adam():
+    params = {
+        "layer": {"kernel": jnp.ones((6, 4)), "bias": jnp.zeros(4)},
+        "proj": {"kernel": jnp.ones((2, 2, 3, 8))},
+        "dwconv": {"kernel": jnp.ones((3, 3, 1, 4))},
+        "match_fc2": {"kernel": jnp.ones((4, 1))},
+        "word": {"embedding": jnp.ones((10, 4))},
+    }
+    assert [name for name, axes in matrix_axes(params).items() if axes.get("kernel") is not None] == ["layer", "proj"]
+    gradients = jax.tree.map(lambda x: jax.random.normal(jax.random.key(x.size), x.shape), params)
+    tx = make_optimizer(options(name="muon", weight_decay=0.0))
+    updates = jax.jit(lambda g, p: tx.update(g, tx.init(p), p)[0])(gradients, params)
+    for name in ("layer", "proj"):
+        update = updates[name]["kernel"]
+        singular = np.linalg.svd(update.reshape(-1, update.shape[-1]), compute_uv=False)
+        assert singular.max() / singular.min() < 1.8  # of the gradient: above 2.5
+        assert float(jnp.sqrt(jnp.mean(update**2))) == pytest.approx(0.1 * MUON_RMS, rel=0.4)
+    for name, leaf in (("dwconv", "kernel"), ("match_fc2", "kernel"), ("word", "embedding"), ("layer", "bias")):
+        size = float(jnp.abs(updates[name][leaf]).max())  # Adam's first step has one size; with Nesterov it exceeds the rate
+        assert 0.1 <= size < 0.2
+        np.testing.assert_allclose(updates[name][leaf], -size * jnp.sign(gradients[name][leaf]), rtol=1e-3)

@@ -47,9 +47,12 @@ def start(config, devices):
     tokenizer, mesh = load_tokenizer(config.text.tokenizer), mesh_of(devices)
     model, task, options = build.build_model(config, tokenizer), build.build_task(config, tokenizer), build.build_optim(config)
     tx = make_optimizer(options)
-    state = create_state(lambda: init_params(model, jax.random.key(0), spec=inputs.clip_spec(config)), tx, mesh)
+    state = create_state(
+        lambda: init_params(model, jax.random.key(0), spec=inputs.clip_spec(config)), tx, mesh,
+        lambda params: task.init_memory(params, jax.random.key(1)),
+    )  # fmt: skip
     places = jax.tree.map(lambda leaf: leaf.sharding, state)
-    step = make_train_step(model, task, tx, options, mesh, places, config.seed)
+    step = make_train_step(model, task, tx, options, build.build_augment(config), mesh, places, config.seed)
     return state, step, sharding.put_batch(make_batch(config, tokenizer), mesh)
 
 
@@ -128,8 +131,8 @@ def test_weight_zero_switches_a_term_off(term, tiny_config):
     params = jax.eval_shape(lambda: init_params(model, jax.random.key(0), spec=inputs.clip_spec(config)))
     less = dataclasses.replace(task, weights={**task.weights, term: 0.0})
     shapes = jax.eval_shape(
-        lambda params, batch, key: less.loss(Network(model, params), batch, key, train=True),
+        lambda params, batch, key: less.loss(Network(model, params), batch, key, train=True, memory=None),
         params, jax.tree.map(jnp.asarray, batch), jax.random.key(0),
     )  # fmt: skip
     terms = {"mlm_text", "mlm_cross", "gvtm_stage1", "gvtm_stage2", "lvwm"}
-    assert terms & set(shapes[1]) == terms - {term}
+    assert terms & set(shapes[1].terms) == terms - {term}

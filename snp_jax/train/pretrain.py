@@ -1,0 +1,215 @@
+"""One pre-training step: masked words, matching, word-clip matching, and optionally image-text matching and frame order.
+
+SNP-S3 section III. `loss` draws what is random and calls `forward`, a pure function of the frames, the batch, the choices and
+the dropout keys.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from snp_jax.models.network import Network
+from snp_jax.models.snp import Clips, Cross, CrossInputs, Text
+from snp_jax.objectives import masking, matching, order
+from snp_jax.objectives.masking import Masked
+from snp_jax.objectives.total import SumCount, nan_if_empty, total_loss
+from snp_jax.train.choices import FalseCaptions, Masker, PretrainChoices
+from snp_jax.train.gvtm import Computed, Pairs
+from snp_jax.train.tasks import Batch, Forward, Keys, MatchingTask, Outcome, encode_frames, frames_of
+
+WORDS_OF = {"after": ("after",), "before": ("before",), "both": ("after", "before")}
+"""Word features that each setting of LVWM compares: last hidden states, or outputs of the embedding layer."""
+DRAWS = ("mask", "attend", "words", "pairs", "video", "text", "cross", "caption", "clips")
+MORE_DRAWS = (
+    "false",
+    "order",
+    "false_caption",
+    "false_cross",
+    "order_clips",
+    "order_cross",
+    "order_encoder",
+    "lvwm_text",
+    "moco",
+)
+"""Names of a step's random keys: what is drawn, and where dropout acts."""
+
+
+@dataclasses.dataclass(frozen=True)
+class PretrainTask(MatchingTask):
+    """Every objective on pairs of a video and a caption.
+
+    Attributes:
+        weights: loss weight by term: mlm_text (L1), mlm_cross (L2), gvtm_stage1 (L3), gvtm_stage2 (L4), lvwm, itm, fom.
+        masker: masks the captions that L1 and mostly L2 read.
+        mask_ratio: share of the tokens that attentive masking takes.
+        attentive: its probability.
+        significant: bool `[V]`, the words LVWM draws from.
+        words_per_caption: K.
+        lvwm: "after" (last hidden states), "before" (embeddings) or "both".
+        matching_caption: what stage 2 reads: the "masked" caption (published) or the "raw" one.
+        order_ratio: share of the clips that FOM moves.
+    """
+
+    masker: Masker
+    mask_ratio: float
+    attentive: float
+    significant: jax.Array
+    special_ids: tuple[int, ...]
+    mask_id: int
+    lvwm: str
+    words_per_caption: int
+    matching_caption: str
+    order_ratio: float
+
+    def loss(self, net: Network, batch: Batch, key: jax.Array, *, train: bool, memory: Any) -> tuple[jax.Array, Outcome]:
+        """Weighted total and every term of one batch of pairs."""
+        keys = dict(zip(DRAWS, jax.random.split(key, len(DRAWS)), strict=True))
+        keys["pairs"], keys["pair_dropout"] = jax.random.split(keys["pairs"])
+        more = jax.random.fold_in(key, len(DRAWS))
+        keys |= dict(zip(MORE_DRAWS, jax.random.split(more, len(MORE_DRAWS)), strict=True))
+        choices = PretrainChoices(
+            keys=keys, mining=self.matching.mining_options, masker=self.masker, ratio=self.mask_ratio,
+            attentive=self.attentive if train else 0.0, mask_id=self.mask_id, significant=self.significant,
+            words_per_caption=self.words_per_caption, order_ratio=self.order_ratio,
+        )  # fmt: skip
+        computed, memory = self.forward(
+            net, frames_of(net, batch), batch, choices, keys if train else dict.fromkeys(keys), memory if train else None
+        )
+        return total_loss(computed.terms, self.weights), Outcome(computed.terms | computed.metrics, memory)
+
+    def forward(self, net: Network, frames: jax.Array, batch: Batch, choices: Any, keys: Keys, memory: Any) -> Forward:
+        """The step as a pure function.
+
+        Args:
+            frames: normalised float `[B, T, H, W, 3]`.
+            batch: the rest of the batch; its "video" is not read.
+            choices: what is random beside dropout; see `choices.PretrainChoices`.
+            keys: dropout keys by the names of `DRAWS` and `MORE_DRAWS`; None = no dropout there.
+            memory: MoCo's, or None for MIL-NCE in stage 1.
+
+        Returns:
+            Terms and metrics by name. Shown: `clips`, `text`, `cross` (as the network returns them), "similarity", "scores",
+            "text_logits", "cross_logits", "lvwm_after", "lvwm_before", "false_pooled", "order_input", "order_output",
+            "order_logits", where they are computed.
+        """
+        ids, mask, valid = batch["text_ids"], batch["text_mask"], batch["valid"]
+        maskable = masking.special_free(ids, mask, self.special_ids)
+        clips = encode_frames(net, frames, batch, self.num_clips, keys["video"])
+        masked = choices.mask(ids, maskable)
+        raw, read = self.read_captions(net, ids, masked, mask, keys)
+        cross_masked = choices.attend(masked, ids, maskable, raw.importance)
+        videos = net.clip_inputs(clips.tokens, clips.mask, key=keys["clips"])
+        parts = [Computed({}, {}, {"clips": clips, "text": raw})]
+        if self.on("mlm_text"):
+            parts.append(self.words(net, "text", read.sequence, self.text_labels(masked, cross_masked), valid))
+        caption = net.caption_inputs(cross_masked.ids, mask, key=keys["caption"])
+        if self.on("mlm_cross") or self.on("itm") or (self.on("fom") and self.compat.order_over_batch):
+            crossed = net.cross(caption, videos, key=keys["cross"])
+            parts.append(Computed({}, {}, {"cross": crossed}))
+        if self.on("mlm_cross"):
+            parts.append(self.words(net, "cross", crossed.sequence, cross_masked.labels, valid))
+        if self.on("lvwm"):
+            parts.append(self.word_clips(net, raw, clips, masked, batch, choices.words(ids, maskable), keys))
+        if self.on("itm"):
+            offered = ids if self.compat.raw_itm_negatives else cross_masked.ids
+            parts.append(self.image_text(net, crossed, videos, choices.false_captions(offered, mask, valid), valid, keys))
+        if self.on("fom"):
+            pooled, clip_mask = self.clip_outputs(net, caption, clips, crossed if self.compat.order_over_batch else None, keys)
+            parts.append(self.frame_order(net, pooled, clip_mask, valid, choices, keys))
+        captions = self.captions_to_match(net, raw, ids, masked, mask, keys)
+        matched, memory = self.match(net, Pairs(raw, clips, captions, videos, valid), frames, batch, choices, keys, memory)
+        parts.append(matched)
+        terms, metrics, shown = ({name: x for part in parts for name, x in part[i].items()} for i in range(3))
+        return Forward(Computed(terms, metrics, shown), memory)
+
+    # ------------------------------------------------------------------ captions
+    def read_captions(self, net: Network, ids, masked: Masked, mask, keys: Keys) -> tuple[Text, Text]:
+        """The text branch on the raw captions, and on what L1 predicts from: one pass of both halves."""
+        if self.compat.raw_text_words or not self.on("mlm_text"):
+            raw = net.text(ids, mask, key=keys["text"])
+            return raw, raw
+        both = net.text(jnp.concatenate([ids, masked.ids]), jnp.concatenate([mask, mask]), key=keys["text"])
+        return tuple(jax.tree.map(lambda x, i=i: jnp.split(x, 2)[i], both) for i in range(2))
+
+    def text_labels(self, masked: Masked, cross_masked: Masked) -> jax.Array:
+        """What L1 predicts: the words masked in what it read; in the release, those masked for the cross branch."""
+        return cross_masked.labels if self.compat.raw_text_words else masked.labels
+
+    def captions_to_match(self, net: Network, raw: Text, ids, masked: Masked, mask, keys: Keys) -> CrossInputs:
+        """What stage 2 reads."""
+        if self.matching_caption == "masked":
+            return net.caption_inputs(masked.ids, mask, key=keys["caption"])
+        return net.raw_caption(raw, ids, mask, key=keys["caption"])
+
+    # ------------------------------------------------------------------ terms
+    def _counted(self, term: SumCount) -> SumCount:
+        return nan_if_empty(term) if self.compat.nan_when_empty else term
+
+    def words(self, net: Network, branch: str, sequence: jax.Array, labels: jax.Array, valid: jax.Array) -> Computed:
+        """L1 ("text") or L2 ("cross"): masked words from hidden states `[B, L, D]`."""
+        logits = net.head(f"{branch}_word_logits", sequence)
+        scored = masking.masked_word_loss(logits, labels, valid)
+        term = self._counted(scored["loss"])
+        return Computed({f"mlm_{branch}": term}, {f"accuracy_{branch}": scored["accuracy"]}, {f"{branch}_logits": logits})
+
+    def word_clips(
+        self, net: Network, raw: Text, clips: Clips, masked: Masked, batch: Batch, position: jax.Array, keys: Keys
+    ) -> Computed:
+        """LVWM: words of the un-masked caption at `position`, int32 `[B, K]`, against clips."""
+        valid = batch["valid"]
+        if self.compat.separate_lvwm_pass:
+            restored = jnp.where(masked.labels == masking.IGNORE, masked.ids, masked.labels)
+            raw = net.text(restored, batch["text_mask"], key=keys["lvwm_text"])
+        hidden = {"after": raw.sequence, "before": raw.embedded}
+        losses, shown = {}, {}
+        for name in WORDS_OF[self.lvwm]:
+            words = jnp.take_along_axis(hidden[name], position[..., None], axis=1)  # [B, K, D]
+            scores = matching.word_clip_similarity(words, clips.features)
+            shown[f"lvwm_{name}"] = matching.pool_clips(scores, clips.mask)
+            losses[f"lvwm_{name}"] = matching.mil_nce(scores, valid, anchor=self.matching.anchor)
+        totals, counts = zip(*losses.values(), strict=True)
+        return Computed({"lvwm": (sum(totals), counts[0])}, losses if len(losses) > 1 else {}, shown)
+
+    def image_text(
+        self, net: Network, crossed: Cross, videos: CrossInputs, false: FalseCaptions, valid: jax.Array, keys: Keys
+    ) -> Computed:
+        """ITM: the pairs (class 1) against each video with the caption of another (class 0)."""
+        caption = net.caption_inputs(false.ids, false.mask, key=keys["false_caption"])
+        wrong = net.cross(caption, videos, key=keys["false_cross"]).pooled
+        logits = net.head("itm_logits", jnp.concatenate([crossed.pooled, wrong]))
+        label = jnp.repeat(jnp.asarray([1, 0], jnp.int32), valid.shape[0])
+        scored = matching.choice_loss(logits, label, jnp.concatenate([valid, valid & false.valid]))
+        return Computed({"itm": scored["loss"]}, {"accuracy_itm": scored["accuracy"]}, {"false_pooled": wrong})
+
+    def clip_outputs(
+        self, net: Network, caption: CrossInputs, clips: Clips, crossed: Cross | None, keys: Keys
+    ) -> tuple[jax.Array, jax.Array]:
+        """What FOM orders: pooled cross outputs of the caption with each single clip, `[B, N, D]`, and their mask.
+
+        With `crossed` it is the release's `[B/N, N, D]` of whole videos instead: N consecutive pairs pass for one video.
+        """
+        if crossed is not None:
+            pooled = crossed.pooled.reshape(-1, self.num_clips, crossed.pooled.shape[-1])
+            return pooled, jnp.ones(pooled.shape[:2], bool)
+        pairs, count, width = clips.tokens.shape
+        single = net.clip_inputs(
+            clips.tokens.reshape(-1, 1, width), clips.mask.reshape(-1, 1), key=keys["order_clips"]
+        )  # [B*N, 2, D]
+        repeated = jax.tree.map(lambda x: net.spread(jnp.repeat(x, count, axis=0)), caption)
+        pooled = net.cross(repeated, single, key=keys["order_cross"]).pooled
+        return pooled.reshape(pairs, count, width), clips.mask
+
+    def frame_order(self, net: Network, pooled: jax.Array, clip_mask: jax.Array, valid, choices: Any, keys: Keys) -> Computed:
+        """FOM: the temporal encoder reads shuffled clips and says which clip is where."""
+        drawn = choices.clip_order(clip_mask)
+        moved = order.reorder(pooled, drawn.order)
+        sequence = net.order(moved, order.reorder(clip_mask, drawn.order), key=keys["order_encoder"])
+        logits = net.head("order_logits", sequence)
+        valid = valid.reshape(pooled.shape[0], -1).all(axis=1)
+        scored = masking.masked_word_loss(logits, drawn.target, valid)
+        shown = {"order_input": moved, "order_output": sequence, "order_logits": logits}
+        return Computed({"fom": self._counted(scored["loss"])}, {"accuracy_fom": scored["accuracy"]}, shown)

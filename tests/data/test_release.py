@@ -1,0 +1,32 @@
+"""Frames as the release picks, resizes and pads them, by hand."""
+
+import numpy as np
+import pytest
+
+from snp_jax.data import release
+
+
+def test_middle_frames_by_hand():
+    # 17 frames, 2 segments: 0..7 and 8..16, whose middles are 3 (of 3 and 4) and 12.
+    assert release.middle_frames(17, 2).tolist() == [3, 12]
+    assert release.middle_frames(4, 1).tolist() == [1]
+    assert release.middle_frames(3, 4).tolist() == [0, 1, 1, 2]
+    assert release.middle_frames(1, 3).tolist() == [0, 0, 0]
+
+
+def test_longer_side_and_bilinear_resizing():
+    assert release.fit_longer_side((30, 40), 64) == (48, 64)
+    assert release.fit_longer_side((50, 37), 32) == (32, 23)
+    ramp = np.arange(4, dtype=np.float32)[None, None, :, None]
+    halved = np.asarray(release.resize(ramp, (1, 2)))[0, 0, :, 0]
+    np.testing.assert_allclose(halved, [0.5, 2.5])  # pixel centres at 0.5 and 2.5: no antialiasing
+
+
+@pytest.mark.parametrize("corner", [True, False])
+def test_padding_mask(corner):
+    small, large = np.ones((1, 2, 3), np.float32), np.ones((2, 3, 3), np.float32)
+    batch, real = release.pad_images([small, large], corner=corner)
+    assert batch.shape == (2, 2, 3, 3) and batch[0].sum() == small.sum()
+    assert real[1].all()
+    wanted = [[True, True, True], [True, True, False]] if corner else [[True, True, False], [False, False, False]]
+    np.testing.assert_array_equal(real[0], wanted)

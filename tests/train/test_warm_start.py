@@ -1,0 +1,85 @@
+"""Starting from one or several checkpoints: what comes from where, and what is refused."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.sharding import NamedSharding
+from jax.sharding import PartitionSpec as P
+
+from snp_jax.errors import UserError
+from snp_jax.train import sharding
+from snp_jax.train.checkpoints import load_arrays, save_params
+from snp_jax.train.warm_start import choose_origins, warm_start
+
+HEAD = ("answer/",)
+
+
+def tree(value, **shapes):
+    return {part: {"kernel": np.full(shape, value, np.float32)} for part, shape in shapes.items()}
+
+
+@pytest.fixture
+def sources(tmp_path):
+    """A text model, a visual encoder, and a whole run with an answer head."""
+    save_params(tmp_path / "text", tree(1, encoder=(4, 8), pooler=(8, 8)))
+    save_params(tmp_path / "eyes", tree(2, visual=(3, 8)))
+    save_params(tmp_path / "run", tree(3, encoder=(4, 8), pooler=(8, 8), cross_pooler=(8, 8), visual=(3, 8), answer=(5,)))
+    return tmp_path
+
+
+def started(paths, **shapes):
+    params = jax.tree.map(jnp.asarray, tree(0, **shapes))
+    loaded, report = warm_start(paths, params, fresh=HEAD)
+    return {part: float(leaf["kernel"].mean()) for part, leaf in loaded.items()}, report
+
+
+def test_parts_of_several_sources(sources):
+    paths = [sources / "text", sources / "eyes"]
+    values, report = started(paths, encoder=(4, 8), pooler=(8, 8), cross_pooler=(8, 8), visual=(3, 8), match=(8,))
+    assert values == {"encoder": 1, "pooler": 1, "cross_pooler": 1, "visual": 2, "match": 0}
+    assert report.splitlines() == [
+        f"from {sources / 'text'}: encoder, pooler",
+        f"from {sources / 'eyes'}: visual",
+        "cross_pooler: a copy of pooler",
+        "fresh: match",
+    ]
+
+
+def test_the_first_source_that_has_a_part_gives_it(sources):
+    paths = [sources / "eyes", sources / "run"]
+    values, report = started(paths, encoder=(4, 8), pooler=(8, 8), cross_pooler=(8, 8), visual=(3, 8), answer=(7,))
+    assert values == {"encoder": 3, "pooler": 3, "cross_pooler": 3, "visual": 2, "answer": 0}
+    assert "not used: answer, visual" in report and "fresh: answer" in report
+
+
+def test_what_does_not_fit_is_named(sources):
+    with pytest.raises(UserError, match=r"text is of another model: parameter encoder/kernel is \(4, 8\) there and \(4, 9\)"):
+        started([sources / "text"], encoder=(4, 9), pooler=(8, 8))
+    with pytest.raises(UserError, match="eyes gives nothing that the model has"):
+        started([sources / "text", sources / "eyes"], encoder=(4, 8), pooler=(8, 8))
+    wanted = {"encoder/layer0/kernel": (2,), "encoder/layer1/kernel": (2,)}
+    with pytest.raises(UserError, match="1 parameters of 'encoder' are missing from it, for example encoder/layer1/kernel"):
+        choose_origins({"old": {"encoder/layer0/kernel": (2,)}}, wanted, fresh=HEAD)
+    with pytest.raises(UserError, match="1 parameters of 'encoder' are only in it, for example encoder/layer2/kernel"):
+        choose_origins({"old": {**wanted, "encoder/layer2/kernel": (2,)}}, wanted, fresh=HEAD)
+    with pytest.raises(UserError, match="no checkpoint found at .*nowhere"):
+        started([sources / "nowhere"], encoder=(4, 8))
+
+
+def test_parameters_arrive_where_they_will_live(sources, recwarn):
+    mesh = sharding.make_mesh(sharding.MeshOptions(data=2, fsdp=4))
+    split = NamedSharding(mesh, P(None, "fsdp"))
+    params = {"encoder": {"kernel": jax.device_put(jnp.zeros((4, 8)), split)}}
+    loaded, _ = warm_start([sources / "run"], params, fresh=HEAD)
+    assert loaded["encoder"]["kernel"].sharding == split
+    np.testing.assert_array_equal(loaded["encoder"]["kernel"], np.full((4, 8), 3.0))
+    assert not [warning for warning in recwarn if "harding" in str(warning.message)]
+
+
+def test_load_arrays_needs_no_model(sources):
+    arrays = load_arrays(sources / "eyes")
+    assert isinstance(arrays["visual"]["kernel"], np.ndarray)
+    np.testing.assert_array_equal(arrays["visual"]["kernel"], np.full((3, 8), 2.0))
