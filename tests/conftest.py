@@ -152,12 +152,12 @@ def folder_dataset(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def prepared_dataset(folder_dataset: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`folder_dataset` as tools/prepare.py leaves it."""
-    from snp_jax.data.sources import builder, folder
+    from snp_jax.data.sources import catalog, folder
+    from snp_jax.data.sources.builder import builder_for
+    from snp_jax.data.sources.prepare import Options, prepare
 
     out = tmp_path_factory.mktemp("prepared") / "data"
-    splits = folder.read_folder(folder_dataset)
-    summaries = folder.summarise(splits, jobs=2, progress=lambda: None)
-    builder.write_dataset(splits, summaries, out, fingerprint=folder.fingerprint(splits), progress=lambda: None)
+    prepare(folder.read_folder(folder_dataset), builder_for(catalog.find("folder"), str(out.parent)), out, Options())
     return out
 
 

@@ -1,56 +1,65 @@
-"""Turns raw videos and annotations into a dataset to train on (TFDS, ArrayRecord).
+"""Turns downloaded videos or images and their annotations into a dataset to train on (TFDS, ArrayRecord).
 
+    python tools/prepare.py NAME --manual-dir D --out OUT [--jobs N] [--allow-missing] [--reencode]
     python tools/prepare.py folder --data DIR --out OUT [--jobs N] [--allow-unused]
 
-Checks the input first, writes nothing if it is wrong, and never leaves a part of a dataset under the name
-OUT. A dataset that is already there is recognised and kept.
+Checks the input first, and never leaves a part of a dataset under the name OUT. A preparation that was killed goes on
+where it was; a dataset that is already there is recognised and kept. docs/data.md says which files each dataset
+needs.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
+from pathlib import Path
 
-from tqdm import tqdm
-
-from snp_jax.data.sources import folder
-from snp_jax.data.sources.builder import SplitSummary, prepared_fingerprint, read_summaries, write_dataset
-from snp_jax.errors import UserError, run_cli
+from snp_jax.data.sources import catalog
+from snp_jax.data.sources.builder import builder_for
+from snp_jax.data.sources.folder import read_folder
+from snp_jax.data.sources.prepare import Options, prepare
+from snp_jax.data.sources.prepared import SplitSummary, read_notes, read_summaries
+from snp_jax.errors import run_cli
 
 
 def main() -> None:
     options = _parse()
-    splits = folder.read_folder(options.data, allow_unused=options.allow_unused)
-    fingerprint = folder.fingerprint(splits)
-    there = prepared_fingerprint(options.out)
-    if there is not None and there != fingerprint:
-        raise UserError(f"{options.out}: holds a dataset made from other data; delete it or choose another --out")
-    if there is None:
-        total = sum(len(videos) for videos in splits.values())
-        with tqdm(total=2 * total, desc="preparing", unit="step") as bar:  # a video is opened once and copied once
-            summaries = folder.summarise(splits, jobs=options.jobs, progress=bar.update)
-            write_dataset(splits, summaries, options.out, fingerprint=fingerprint, progress=bar.update)
-    else:
+    dataset = catalog.find(options.name)
+    read = functools.partial(read_folder, allow_unused=True) if options.allow_unused else dataset.read
+    how = Options(jobs=options.jobs, allow_missing=options.allow_missing, reencode=options.reencode)
+    builder = builder_for(dataset, str(options.out.parent))
+    if not prepare(read(options.manual_dir), builder, options.out, how):
         print(f"{options.out}: already prepared from this data")
     print(_table(read_summaries(options.out)))
+    for note in read_notes(options.out):
+        print(f"note: {note}")
 
 
 def _parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
-    own = kinds.add_parser("folder", help="videos/ and {train,val,test}.jsonl")
-    own.add_argument("--data", required=True, help="the folder")
-    own.add_argument("--out", required=True, help="where the dataset goes")
-    own.add_argument("--jobs", type=int, default=2, help="videos opened at the same time (default 2)")
-    own.add_argument("--allow-unused", action="store_true", help="leave out videos that no line describes")
-    return parser.parse_args()
+    parser.epilog = "\n".join(f"{name:22}{dataset.layout}" for name, dataset in catalog.DATASETS.items())
+    parser.add_argument("name", metavar="NAME", help="one of the datasets listed below")
+    parser.add_argument("--manual-dir", "--data", type=Path, required=True, help="the files as they were downloaded")
+    parser.add_argument("--out", type=Path, required=True, help="where the dataset goes")
+    parser.add_argument("--jobs", type=int, default=2, help="processes (default 2)")
+    parser.add_argument("--allow-missing", action="store_true", help="go on when files or annotations are missing")
+    parser.add_argument("--allow-unused", action="store_true", help="folder: leave out videos that no line describes")
+    parser.add_argument("--reencode", action="store_true", help="store small H.264 files that seek fast")
+    options = parser.parse_args()
+    if options.jobs < 1:
+        parser.error(f"--jobs must be at least 1, found {options.jobs}")
+    if options.allow_unused and options.name != "folder":
+        parser.error("--allow-unused is for the dataset folder")
+    return options
 
 
 def _table(summaries: dict[str, SplitSummary]) -> str:
-    rows = [("split", "videos", "captions", "questions", "choices", "hours", "unreadable", "MB")]
+    rows = [("split", "videos", "captions", "questions", "choices", "hours", "missing", "broken", "MB")]
     for split, summary in summaries.items():
         counts = (summary.videos, summary.captions, summary.questions, summary.choices)
+        bad = (f"{summary.missing:,}", f"{summary.unreadable:,}")
         hours, megabytes = f"{summary.seconds / 3600:.2f}", f"{summary.bytes / 1e6:.1f}"
-        rows.append((split, *(f"{count:,}" for count in counts), hours, str(summary.unreadable), megabytes))
+        rows.append((split, *(f"{count:,}" for count in counts), hours, *bad, megabytes))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
 

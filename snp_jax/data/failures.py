@@ -58,7 +58,7 @@ class BrokenVideos:
         return len(self._failures)
 
     def by_reason(self) -> dict[str, int]:
-        """Distinct broken videos so far per reason (`video.KINDS`), in alphabetical order."""
+        """Distinct broken videos so far per reason (`container.KINDS`), in alphabetical order."""
         kinds = collections.Counter(failure.partition(":")[0] for failure in self._failures.values())
         return dict(sorted(kinds.items()))
 

@@ -4,7 +4,7 @@
 
 Everything random comes from Grain's generator for the position in the stream, and batches are put together in
 the main process, so the stream depends on the seed and the data alone: not on the number of workers, threads
-or hosts. What is done at each step lives elsewhere (`video`, `sampling`, `tasks`); `stream` runs the chain.
+or hosts. What is done at each step lives elsewhere (`decode`, `sampling`, `tasks`); `stream` runs the chain.
 No device is touched here: normalisation and augmentation happen in the jitted step (`augment`).
 
 A batch is a dict: video uint8 [B, T, H, W, 3]; video_mask bool [B, T]; valid bool [B]; the arrays of the
@@ -23,10 +23,11 @@ import grain
 import numpy as np
 from tqdm import tqdm
 
-from snp_jax.data import sampling, video
+from snp_jax.data import decode, sampling
 from snp_jax.data.records import Annotation
-from snp_jax.data.sources.builder import Record, VideoSource, open_source
+from snp_jax.data.sources.prepared import Record, VideoSource, open_source
 from snp_jax.data.stream import BatchStream, Reading
+from snp_jax.data.watch import Watch, WatchKeeper
 from snp_jax.errors import UserError
 
 __all__ = [
@@ -41,6 +42,7 @@ __all__ = [
 ]
 
 PADDING_INDEX = -1
+_PATIENCE, _PATIENCE_S = 2, 5.0  # a decoder that has not returned after twice its budget and this is stuck
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,15 +110,16 @@ def train_batches(
     """
     _check_text(source, text)
     index, count = shard
+    keeper = WatchKeeper()
     examples = (
         grain.MapDataset.source(source)
         .seed(seed)
         .shuffle()
         .repeat()
-        .random_map(functools.partial(_training_example, spec=spec, text=text))
+        .random_map(functools.partial(_training_example, spec=spec, text=text, watch=keeper.watch))
     )
     identity = {"seed": seed, "videos": len(source)}
-    return BatchStream(examples, batch_size, reading, start=index, stride=count, identity=identity)
+    return BatchStream(examples, batch_size, reading, start=index, stride=count, identity=identity, keeper=keeper)
 
 
 def eval_batches(
@@ -137,38 +140,43 @@ def eval_batches(
     """
     index, count = shard
     batches = steps_per_epoch(source, batch_size, count)
+    keeper = WatchKeeper()
     examples = grain.MapDataset.range(batches * batch_size * count).map(
-        functools.partial(_evaluation_example, source=source, spec=spec)
+        functools.partial(_evaluation_example, source=source, spec=spec, watch=keeper.watch)
     )
-    return BatchStream(examples, batch_size, reading, start=index, stride=count, identity={"videos": len(source)})
+    identity = {"videos": len(source)}
+    return BatchStream(examples, batch_size, reading, start=index, stride=count, identity=identity, keeper=keeper)
 
 
-def _training_example(record: Record, rng: np.random.Generator, *, spec: ClipSpec, text: TextTask) -> dict[str, Any]:
+def _training_example(
+    record: Record, rng: np.random.Generator, *, spec: ClipSpec, text: TextTask, watch: Watch
+) -> dict[str, Any]:
     words = text(record.annotation, rng)  # before the frames, which draw more or fewer numbers
     choice = sampling.random_frames(rng, spec.num_clips, spec.frames_per_clip)
-    return {**_decoded(record, choice, spec), **words}
+    return {**_decoded(record, choice, spec, watch), **words}
 
 
-def _evaluation_example(index: int, *, source: VideoSource, spec: ClipSpec) -> dict[str, Any]:
+def _evaluation_example(index: int, *, source: VideoSource, spec: ClipSpec, watch: Watch) -> dict[str, Any]:
     if index >= len(source):
         return {**_blank(spec), "video_id": "", "failure": "", "index": np.int32(PADDING_INDEX)}
     choice = sampling.middle_frames(spec.num_clips, spec.frames_per_clip)
-    return {**_decoded(source[index], choice, spec), "index": np.int32(index)}
+    return {**_decoded(source[index], choice, spec, watch), "index": np.int32(index)}
 
 
-def _decoded(record: Record, choice: sampling.SegmentSampling, spec: ClipSpec) -> dict[str, Any]:
+def _decoded(record: Record, choice: sampling.SegmentSampling, spec: ClipSpec, watch: Watch) -> dict[str, Any]:
     """The video part of an example; a broken video is all zeros, masked, with the reason in `failure`."""
     annotation = record.annotation
     try:
-        frames = video.decode_clip(
-            record.video,
-            choice.indices,
-            spec.image_size,
-            start=annotation.start,
-            end=annotation.end,
-            limits=video.Limits(budget_s=spec.decode_budget_s),
-        )
-    except video.VideoError as error:
+        with watch.decoding(annotation.video_id, _PATIENCE * spec.decode_budget_s + _PATIENCE_S):
+            frames = decode.decode_clip(
+                record.video,
+                choice.indices,
+                spec.image_size,
+                start=annotation.start,
+                end=annotation.end,
+                limits=decode.Limits(budget_s=spec.decode_budget_s),
+            )
+    except decode.VideoError as error:
         return {**_blank(spec), "video_id": annotation.video_id, "failure": str(error)}
     return {
         "video": frames,

@@ -1,7 +1,7 @@
 """What is known about one video: the `Annotation`; from a line of JSON, to a stored example and back.
 
 The line format is that of a folder dataset (docs/data.md). Which files hold the lines, and whether the videos
-exist, is the business of `sources/folder`; the storage itself (TFDS, ArrayRecord) is in `sources/builder`.
+exist, is the business of `sources/folder`; the storage itself (TFDS, ArrayRecord) is in `sources/shards`.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def parse_line(text: str, file: str | Path, line: int) -> VideoLine:
 
 
 def to_example(annotation: Annotation, video: bytes) -> dict[str, Any]:
-    """The stored form of a record: plain values in the layout of `sources.builder.features`."""
+    """The stored form of a record: plain values in the layout of `sources.shards.features`."""
     return {
         "video": video,
         "video_id": annotation.video_id,

@@ -1,6 +1,6 @@
 """Which frames of a video a model sees: N segments of equal length, one clip of F frames from each.
 
-Indices only; decoding is in `video`. Source: method.md section 3.
+Indices only; decoding is in `decode`. Source: method.md section 3.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""Runs a chain of examples: reads ahead, puts batches together, knows its place, fails loudly.
+"""Runs a chain of examples: reads ahead, puts batches together, knows its place, replaces workers that die.
 
 Grain's own iterators do the work; this one owns them. It adds what they lack: a saved position that is valid
-for any number of workers and hosts, an error instead of a hang when a worker dies or stalls, and workers that
-never outlive the run. What an example is, `pipeline` decides.
+for any number of workers and hosts, new workers in place of one that died or blocked (the stream goes on as if
+nothing had happened), an error instead of a hang when that does not help, and workers that never outlive the
+run. What an example is, `pipeline` decides; which video is to blame, `watch`.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import multiprocessing
 import os
 import queue
 import signal
+import sys
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,6 +24,7 @@ import jax
 import numpy as np
 from absl import flags
 
+from snp_jax.data.watch import BLOCKED_EXIT, WatchKeeper
 from snp_jax.errors import UserError
 
 _READY_BATCHES = 2  # batches put together ahead of the step that uses them
@@ -28,6 +32,10 @@ _CLOSING_S = 5.0  # patience with a thread or a worker that has been told to sto
 _WORKER_NAME = "grain-process-prefetch"  # how Grain calls its processes
 _SHARED_MEMORY_FROM = 16 * 1024  # bytes; smaller arrays are pickled, a shared block each would cost more
 _POSITION = "next_position"
+_DIED = "Worker process was terminated unexpectedly with exit code "  # how Grain's message begins
+_POLL_S = 0.5
+_GONE_S = 60.0  # patience after a worker has gone without an error, which at the end of a stream is normal
+_MAX_DEATHS = 3  # in a row, with no batch and no video to blame in between
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +47,7 @@ class Reading:
             releases the GIL; small ones gain from workers).
         num_threads: reading threads, per process.
         buffer: examples decoded ahead, per process; costs buffer x the bytes of one clip.
-        stall_s: seconds without a batch after which the run ends with an error.
+        stall_s: seconds without a batch after which the workers are taken to be stuck.
     """
 
     num_workers: int = 0
@@ -63,8 +71,11 @@ class BatchStream(grain.DatasetIterator):
         start: int,
         stride: int,
         identity: Mapping[str, int],
+        keeper: WatchKeeper | None = None,
     ):
-        """`identity` says what the stream was made from; a state with another identity is refused."""
+        """`identity` says what the stream was made from; a state with another identity is refused. `keeper` knows which
+        videos are in work, if the examples tell its watch; it is closed with the stream.
+        """
         super().__init__()
         self._examples = examples
         self._batch_size = batch_size
@@ -75,28 +86,37 @@ class BatchStream(grain.DatasetIterator):
         self._position = 0  # of the whole stream: where the next global batch begins
         self._ahead: _ReadAhead | None = None
         self._finished = False
+        self._keeper = keeper
+        self._deaths = 0
 
     def __next__(self) -> dict[str, np.ndarray]:
         """The next batch.
 
         Raises:
             StopIteration: a finite stream has ended.
-            RuntimeError: reading failed, a worker died or nothing came for `stall_s`; the position is kept.
+            RuntimeError: an example cannot be made (an error in the code or the data); the position is kept.
+            UserError: workers died or blocked again and again; the position is kept.
         """
         if self._closed:
             raise ValueError("the stream of batches is closed")
         if self._finished:
             raise StopIteration
-        if self._ahead is None:
-            self._ahead = _ReadAhead(self._batches(), self._reading)
-        try:
-            batch = self._ahead.get()
-        except BaseException as end:
-            self._finished = isinstance(end, StopIteration)
-            self._stop()
-            raise
-        self._position += self._batch_size * self._stride
-        return batch
+        while True:
+            if self._ahead is None:
+                self._ahead = _ReadAhead(self._batches(), self._reading)
+            try:
+                batch = self._ahead.get()
+            except _WorkerDeath as death:
+                self._stop()
+                self._replace(death)  # and go on from the position, which no example has left yet
+            except BaseException as end:
+                self._finished = isinstance(end, StopIteration)
+                self._stop()
+                raise
+            else:
+                self._deaths = 0
+                self._position += self._batch_size * self._stride
+                return batch
 
     def get_state(self) -> dict[str, int]:
         """Place in the stream: JSON, the same on every host."""
@@ -123,6 +143,22 @@ class BatchStream(grain.DatasetIterator):
         """Ends all threads and workers. The stream cannot be used afterwards."""
         self._stop()
         self._closed = True
+        if self._keeper is not None:
+            self._keeper.close()
+
+    def _replace(self, death: _WorkerDeath) -> None:
+        """Decides whether new workers are worth a try, and says so."""
+        blamed = []
+        if self._keeper is not None:
+            blamed = self._keeper.accuse(death.pids, f"{death.how} while it decoded this video", death.blocked_before)
+        self._deaths = 0 if blamed else self._deaths + 1
+        if self._deaths >= _MAX_DEATHS or not self._reading.num_workers:
+            raise UserError(
+                f"reading the data failed: {death.how} ({self._deaths} in a row); run the same command again to go on "
+                "from the last checkpoint, with fewer config.reading.num_workers if memory was short"
+            )
+        masked = f"; {', '.join(blamed)} will be masked" if blamed else ""
+        print(f"reading the data: {death.how}; starting new workers{masked}", file=sys.stderr)
 
     def _stop(self) -> None:
         if self._ahead is not None:
@@ -145,6 +181,16 @@ class BatchStream(grain.DatasetIterator):
         return iter(examples.batch(self._batch_size, drop_remainder=True, batch_fn=_stack))
 
 
+class _WorkerDeath(Exception):
+    """Worker processes have ended or are stuck. `how` says it in words; see `WatchKeeper.accuse` for the rest."""
+
+    def __init__(self, how: str, pids: list[int], blocked_before: float | None = None):
+        super().__init__(how)
+        self.how = how
+        self.pids = pids
+        self.blocked_before = blocked_before
+
+
 class _ReadAhead:
     """Draws batches in a thread: they are ready in time, and a stalled worker cannot block the caller."""
 
@@ -155,34 +201,62 @@ class _ReadAhead:
         self._stopping = threading.Event()
         self._stalled = False
         self._others = {process.pid for process in multiprocessing.active_children()}
+        self._workers: dict[int, multiprocessing.process.BaseProcess] = {}
+        self._gone_since: float | None = None
         self._thread = threading.Thread(target=self._run, name="batches", daemon=True)
         self._thread.start()
 
     def get(self) -> dict[str, np.ndarray]:
-        try:
-            item = self._ready.get(timeout=self._reading.stall_s)
-        except queue.Empty:
-            self._stalled = True
-            raise RuntimeError(
-                f"no batch came for {self._reading.stall_s:g} s: a data worker hangs or has ended silently; "
-                "run the same command again to go on from the last checkpoint"
-            ) from None
+        """The next batch; see `BatchStream.__next__` for errors, but for `_WorkerDeath`."""
+        started = time.monotonic()
+        while True:
+            self._see_workers()
+            try:
+                item = self._ready.get(timeout=_POLL_S)
+                break
+            except queue.Empty:
+                self._check_silence(time.monotonic() - started)
         if isinstance(item, StopIteration):
             raise item
         if isinstance(item, BaseException):
+            if str(item).startswith(_DIED):
+                code = int(str(item).removeprefix(_DIED).partition(".")[0])
+                raise _WorkerDeath(_exit_words(code), self._gone()) from None
             raise RuntimeError(
                 f"reading the data failed ({self._reading.num_workers} worker processes): {type(item).__name__}: {item}"
             ) from item
         return item
+
+    def _see_workers(self) -> None:
+        for process in multiprocessing.active_children():
+            if process.name.startswith(_WORKER_NAME) and process.pid not in self._others:
+                self._workers[process.pid] = process
+
+    def _gone(self) -> list[int]:
+        return [pid for pid, process in self._workers.items() if process.exitcode is not None]
+
+    def _check_silence(self, seconds: float) -> None:
+        """Nothing has come for so long: is that all right?"""
+        gone = self._gone()
+        if gone and self._gone_since is None:
+            self._gone_since = time.monotonic()
+        if gone and time.monotonic() - self._gone_since > _GONE_S:
+            self._stalled = True
+            words = _exit_words(self._workers[gone[0]].exitcode)
+            raise _WorkerDeath(f"{words} and no batch came for {_GONE_S:g} s after that", gone)
+        if seconds > self._reading.stall_s:
+            self._stalled = True
+            how = f"no batch came for {self._reading.stall_s:g} s"
+            raise _WorkerDeath(how, list(self._workers), blocked_before=time.time() - self._reading.stall_s / 2)
 
     def close(self) -> None:
         """Lets the thread finish its batch before the workers end; kills workers that are stuck."""
         self._stopping.set()
         self._thread.join(timeout=0 if self._stalled else _CLOSING_S)
         if self._thread.is_alive():
-            for process in multiprocessing.active_children():
-                if process.name.startswith(_WORKER_NAME) and process.pid not in self._others:
-                    process.kill()
+            self._see_workers()
+            for process in self._workers.values():
+                process.kill()
         # In a thread of its own: Grain waits without limit for a worker that ended with status 0.
         closing = threading.Thread(target=self._batches.close, name="closing", daemon=True)
         closing.start()
@@ -204,6 +278,12 @@ class _ReadAhead:
                 return self._ready.put(item, timeout=0.1)
             except queue.Full:
                 continue
+
+
+def _exit_words(code: int | None) -> str:
+    if code == BLOCKED_EXIT:
+        return "a worker process was blocked by a decoder"
+    return f"a worker process ended with {f'signal {-code}' if code is not None and code < 0 else f'exit code {code}'}"
 
 
 def _stack(rows: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from snp_jax.data import sampling
+from snp_jax.data.decode import decode_clip
 from snp_jax.data.pipeline import open_source
-from snp_jax.data.video import decode_clip
 from snp_jax.data.words import build_word_tables, load_words
 from snp_jax.eval.evaluate import Evaluation
 from snp_jax.eval.metrics import ranks

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from snp_jax.data import pipeline
-from snp_jax.data.records import Annotation
+from snp_jax.data.sources.prepared import VideoSource, read_answers
 from snp_jax.data.tasks import CaptionText, ChoiceText, QuestionText, build_answer_vocabulary
 from snp_jax.data.text import Tokenizer, load_tokenizer
 from snp_jax.errors import UserError
@@ -60,11 +59,18 @@ def saved_tokenizer(workdir: Path) -> Tokenizer:
     return load_tokenizer(found[0])
 
 
-def adopt_answers(config: ConfigDict, workdir: Path, annotations: Iterable[Annotation]) -> dict[str, int]:
-    """The answer vocabulary of a QA run: built from the training split once, then kept beside the checkpoints."""
+def adopt_answers(config: ConfigDict, workdir: Path, source: VideoSource) -> dict[str, int]:
+    """The answer vocabulary of a QA run, kept beside the checkpoints: the dataset's own, else made from its training split."""
     file = workdir / ANSWERS
     if not file.exists():
-        answers = build_answer_vocabulary(annotations, config.model.num_answers)
+        answers = read_answers(source.directory)
+        if answers is None:
+            answers = build_answer_vocabulary(pipeline.read_annotations(source), config.model.num_answers)
+        elif len(answers) > config.model.num_answers:
+            raise UserError(
+                f"{source.directory}: was prepared with {len(answers)} answers, "
+                f"config.model.num_answers is {config.model.num_answers}; set it to at least {len(answers)}"
+            )
         file.write_text(json.dumps(answers, indent=0) + "\n")
     return saved_answers(workdir)
 
@@ -77,10 +83,10 @@ def saved_answers(workdir: Path) -> dict[str, int]:
     return json.loads(file.read_text())
 
 
-def text_of_task(config: ConfigDict, tokenizer: Tokenizer, workdir: Path, source: Any) -> Any:
+def text_of_task(config: ConfigDict, tokenizer: Tokenizer, workdir: Path, source: VideoSource) -> Any:
     """The callable that turns an annotation into the text part of a training example."""
     if config.task == "qa":
-        answers = adopt_answers(config, workdir, pipeline.read_annotations(source))
+        answers = adopt_answers(config, workdir, source)
         return QuestionText(tokenizer, config.text.max_len, answers)
     if config.task == "choice":
         return ChoiceText(tokenizer, config.text.max_len)

@@ -2,16 +2,21 @@
 
 import dataclasses
 import json
+import multiprocessing
 import os
 import re
+import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from snp_jax.data import pipeline
+from snp_jax.data import stream as stream_module
 from snp_jax.data.pipeline import (
     ClipSpec,
     Reading,
@@ -240,21 +245,97 @@ def test_an_error_in_the_pipeline_reaches_the_caller(train):
     batches.close()
 
 
+ONE_WORKER = Reading(num_workers=1, num_threads=1, buffer=2)
+
+
 @pytest.mark.parametrize(
-    "text, stall_s, message",
+    "text, message",
     [
-        (DiesAfterAWhile(), 60, "reading the data failed.*exit code 3"),
-        (LeavesSilently(), 4, "no batch came for 4 s"),
+        (DiesAfterAWhile(), "reading the data failed: a worker process ended with exit code 3.* .2 in a row.; run the same"),
+        (LeavesSilently(), "a worker process ended with exit code 0 and no batch came for 4 s after that .2 in a row."),
     ],
 )
-def test_a_dead_worker_ends_the_run_instead_of_hanging(train, text, stall_s, message):
-    batches = stream(train, Reading(num_workers=1, num_threads=1, buffer=2, stall_s=stall_s), text=text)
+def test_workers_that_die_again_and_again_end_the_run(train, text, message, monkeypatch, capfd):
+    """Not in the decoder: there is no video to blame."""
+    monkeypatch.setattr(stream_module, "_MAX_DEATHS", 2)
+    monkeypatch.setattr(stream_module, "_GONE_S", 4.0)
+    batches = stream(train, ONE_WORKER, text=text)
     started = time.monotonic()
-    with pytest.raises(RuntimeError, match=message):
+    with pytest.raises(UserError, match=message):
         for _ in range(8):
             next(batches)
     batches.close()
-    assert time.monotonic() - started < 50
+    assert time.monotonic() - started < 500
+    assert "starting new workers" in capfd.readouterr().err
+
+
+def test_a_killed_worker_is_replaced_and_the_stream_is_the_same(train):
+    expected = take(stream(train), 8)
+    batches = stream(train, dataclasses.replace(ONE_WORKER, num_workers=2))
+    seen = []
+    for step in range(8):
+        seen.append(next(batches))
+        if step == 2:
+            victim = next(p for p in multiprocessing.active_children() if p.name.startswith("grain-process-prefetch"))
+            os.kill(victim.pid, signal.SIGKILL)
+    batches.close()
+    assert_equal(seen, expected)
+
+
+_DECODE_CLIP = pipeline.decode.decode_clip
+
+
+class Spoils(DrawnCaption):
+    """Makes the decoder of the worker end or block its process at one video."""
+
+    def __init__(self, how):
+        object.__setattr__(self, "how", how)
+
+    def __call__(self, annotation, rng):
+        def spoiled(*args, **kwargs):
+            if self.how == "blocks":
+                time.sleep(1000)
+            os.kill(os.getpid(), signal.SIGSEGV)
+
+        in_worker = multiprocessing.parent_process() is not None
+        pipeline.decode.decode_clip = spoiled if in_worker and annotation.video_id == "clip_05" else _DECODE_CLIP
+        return super().__call__(annotation, rng)
+
+
+@pytest.mark.parametrize("how, reason", [("crashes", "ended with signal 11"), ("blocks", "was blocked by a decoder")])
+def test_a_video_that_ends_or_blocks_the_decoder_is_masked(train, how, reason):
+    spec = dataclasses.replace(SPEC, decode_budget_s=3.0)
+    expected = take(stream(train), 4)
+    batches = train_batches(train, spec=spec, text=Spoils(how), batch_size=4, seed=0, reading=ONE_WORKER)
+    started = time.monotonic()
+    seen = take(batches, 4)
+    assert time.monotonic() - started < 500
+    for one, other in zip(seen, expected, strict=True):
+        assert one["video_id"].tolist() == other["video_id"].tolist()
+        for row, video_id in enumerate(one["video_id"]):
+            if video_id == "clip_05":
+                assert not one["valid"][row]
+                assert one["failure"][row] == f"crash: a worker process {reason} while it decoded this video"
+            else:
+                assert one["failure"][row] == other["failure"][row]
+                np.testing.assert_array_equal(one["video"][row], other["video"][row])
+
+
+def test_without_workers_a_blocked_decoder_ends_the_run(train, monkeypatch):
+    """Its thread cannot be stopped."""
+    monkeypatch.setattr(pipeline.decode, "decode_clip", lambda *args, **kwargs: time.sleep(20))
+    batches = stream(train, dataclasses.replace(IN_PROCESS, stall_s=1.0))
+    with pytest.raises(UserError, match="reading the data failed: no batch came for 1 s .1 in a row.; run the same command"):
+        next(batches)
+    batches.close()
+
+
+def test_the_notes_of_the_workers_are_removed(train):
+    before = set(Path(tempfile.gettempdir()).glob("snp_jax_watch_*"))
+    batches = stream(train)
+    (notes,) = set(Path(tempfile.gettempdir()).glob("snp_jax_watch_*")) - before
+    take(batches, 1)
+    assert not notes.exists()
 
 
 _KILLED = """

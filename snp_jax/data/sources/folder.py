@@ -1,19 +1,16 @@
 """A folder of one's own: `videos/` and `train.jsonl`, `val.jsonl`, `test.jsonl` with one line per video.
 
 Reads and checks it completely before anything is written, and names what does not fit. The format of a line
-is in `records`, storage in `builder`.
+is in `records`, storage in `prepare`.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from snp_jax.data.records import VideoLine, parse_line
-from snp_jax.data.sources.builder import SplitSummary, StoredVideo
-from snp_jax.data.video import duration_s
+from snp_jax.data.sources.rows import Media, Reading, Row, Split
 from snp_jax.errors import UserError
 
 SPLITS = ("train", "val", "test")
@@ -21,7 +18,7 @@ VIDEOS = "videos"
 _NAMED = 3  # how many offenders a message names before it only counts
 
 
-def read_folder(directory: str | Path, *, allow_unused: bool = False) -> dict[str, list[StoredVideo]]:
+def read_folder(directory: str | Path, *, allow_unused: bool = False) -> Reading:
     """Reads and checks a folder dataset.
 
     Args:
@@ -29,7 +26,7 @@ def read_folder(directory: str | Path, *, allow_unused: bool = False) -> dict[st
         allow_unused: accept video files that no line mentions (they are left out).
 
     Returns:
-        The videos of every split that has a file, in the order of its lines.
+        Every split that has a file, its videos in the order of its lines.
 
     Raises:
         UserError: anything that is missing, malformed or contradictory, with the file and line, and what to
@@ -49,48 +46,11 @@ def read_folder(directory: str | Path, *, allow_unused: bool = False) -> dict[st
     for split, split_lines in lines.items():
         _check_fits(split_lines, split)
     _check_files(directory, everything, on_disk, allow_unused)
-    return {
-        split: [StoredVideo(line.annotation, directory / VIDEOS / line.video) for line in split_lines]
+    splits = (
+        Split(split, [Row(line.annotation, Media.file(directory / VIDEOS / line.video)) for line in split_lines])
         for split, split_lines in lines.items()
-    }
-
-
-def fingerprint(splits: Mapping[str, Sequence[StoredVideo]]) -> str:
-    """Identifies the content: changes with any annotation and with the name or size of any video file."""
-    digest = hashlib.sha256()
-    for split, videos in splits.items():
-        for video in videos:
-            digest.update(repr((split, video.annotation, video.path.stat().st_size)).encode())
-    return digest.hexdigest()
-
-
-def summarise(
-    splits: Mapping[str, Sequence[StoredVideo]], *, jobs: int, progress: Callable[[], None]
-) -> dict[str, SplitSummary]:
-    """Counts what every split holds; opens each file (`jobs` at a time), then calls `progress`."""
-
-    def length(video: StoredVideo) -> float | None:
-        seconds = duration_s(video.path)
-        progress()
-        return seconds
-
-    summaries = {}
-    with ThreadPoolExecutor(max_workers=jobs) as pool:
-        for split, videos in splits.items():
-            lengths = list(pool.map(length, videos))
-            notes = [video.annotation for video in videos]
-            summaries[split] = SplitSummary(
-                videos=len(videos),
-                captions=sum(len(note.captions) for note in notes),
-                questions=sum(len(note.questions) for note in notes),
-                choices=sum(bool(note.options) for note in notes),
-                with_captions=sum(bool(note.captions) for note in notes),
-                with_questions=sum(bool(note.questions) for note in notes),
-                seconds=sum(seconds or 0.0 for seconds in lengths),
-                unreadable=sum(seconds is None for seconds in lengths),
-                bytes=sum(video.path.stat().st_size for video in videos),
-            )
-    return summaries
+    )
+    return Reading("folder", tuple(splits))
 
 
 def _video_files(directory: Path) -> set[str]:

@@ -2,61 +2,41 @@
 
 The file is demuxed once; its packets, ordered by time stamp, say how many frames there are and which to
 decode for the wanted ones: one run per group of pictures that holds a wanted frame, skipping pictures nobody
-refers to. Which frames are wanted is `sampling`'s business; batching and counting of failures are
-`pipeline`'s and `failures`'. No JAX here: this runs in worker processes. Why these steps and no others:
-docs/data.md ("Decoding").
+refers to. Opening files and their limits is in `container`; which frames are wanted is `sampling`'s business;
+batching and counting of failures are `pipeline`'s and `failures`'. No JAX here: this runs in worker processes.
+Why these steps and no others: docs/data.md ("Decoding").
 """
 
 from __future__ import annotations
 
 import bisect
 import dataclasses
-import io
-import time
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 
 import av
 import numpy as np
 from av.video.reformatter import Interpolation, VideoReformatter
 
-KINDS = (
-    "open",
-    "no_video_stream",
-    "no_decoder",
-    "no_packets",
-    "demux",
-    "no_frames",
-    "damaged",
-    "too_large",
-    "timeout",
+from snp_jax.data.container import (
+    KINDS,
+    Deadline,
+    Limits,
+    VideoError,
+    demux,
+    is_image,
+    open_container,
+    reason,
+    stated_seconds,
+    video_stream,
 )
-MAX_PIXELS = 8192 * 8192  # of one source frame: 100 MB as YUV
+
+__all__ = ["KINDS", "Limits", "Probe", "VideoError", "decode_clip", "frames", "plan_runs", "probe"]
+
 # Decoders in which a picture marked "no reference" is needed by no other. HEVC is absent on purpose: there,
 # such a picture may serve a higher temporal layer.
 _SKIPS_NONREF = frozenset({"h264", "mpeg4", "mpeg2video", "mpeg1video", "vc1", "wmv3", "vp8"})
 
 FrameChoice = Callable[[int], np.ndarray]
-
-
-class VideoError(Exception):
-    """A video that cannot be used. `kind` is one of `KINDS`, `detail` says more."""
-
-    def __init__(self, kind: str, detail: str):
-        super().__init__(kind, detail)  # both, so that the exception pickles
-        self.kind = kind
-        self.detail = detail
-
-    def __str__(self) -> str:
-        return f"{self.kind}: {self.detail}"
-
-
-@dataclasses.dataclass(frozen=True)
-class Limits:
-    """What one video may cost: seconds of wall clock, and pixels of a source frame."""
-
-    budget_s: float = 30.0
-    max_pixels: int = MAX_PIXELS
 
 
 def decode_clip(
@@ -86,45 +66,96 @@ def decode_clip(
             whose tail is missing is used as far as it goes.
     """
     limits = limits or Limits()
-    deadline = _Deadline(limits.budget_s)
-    with _open(data) as container:
-        stream = _video_stream(container, limits)
-        packets = _demux(container, stream, deadline)
-        take = _Converter(image_size, limits)
-        span = (start, end)
-        shown = _display_order(packets)
-        if shown is not None:
-            first, last = _frames_in_span([packets[i].pts for i in shown], float(stream.time_base), span)
-            wanted = [shown[first + i] for i in choose(last - first).tolist()]  # packet numbers, repeats included
-            _decode_planned(stream.codec_context, packets, set(wanted), take, deadline)
-            if all(packets[i].pts in take.images for i in wanted):
-                return np.stack([take.images[packets[i].pts] for i in wanted])
-            stream.codec_context.flush_buffers()
-        return _decode_counted(stream, packets, choose, span, take, deadline)
+    with open_container(data, limits) as container:
+        return _decode_chosen(container, video_stream(container, limits), choose, image_size, (start, end), limits)
 
 
-def duration_s(path: str | Path) -> float | None:
-    """Length in seconds as the container states it; None for a file without a readable video stream."""
-    try:
-        with _open(str(path)) as container:
-            stream = _video_stream(container, Limits())
-            if stream.duration is not None and stream.time_base is not None:
-                return float(stream.duration * stream.time_base)
-            return None if container.duration is None else container.duration / av.time_base
-    except VideoError:
-        return None
+@dataclasses.dataclass(frozen=True)
+class Probe:
+    """What `probe` saw. `seconds` is what the container states; 0 for an image."""
+
+    frames: int
+    seconds: float
+    width: int
+    height: int
+    image: bool
 
 
-class _Deadline:
-    """Raises `VideoError("timeout")` once the budget is used up; checked between packets."""
+def probe(data: bytes, limits: Limits | None = None) -> Probe:
+    """Decodes the first, the middle and the last frame.
 
-    def __init__(self, budget_s: float):
-        self._budget_s = budget_s
-        self._end = time.monotonic() + budget_s
+    Raises:
+        VideoError: as `decode_clip`.
+    """
+    limits = limits or Limits()
+    seen = 0
 
-    def check(self) -> None:
-        if time.monotonic() > self._end:
-            raise VideoError("timeout", f"not decoded within {self._budget_s:g} s")
+    def choose(count: int) -> np.ndarray:
+        nonlocal seen
+        seen = count
+        return np.array([0, count // 2, count - 1])
+
+    with open_container(data, limits) as container:
+        stream = video_stream(container, limits)
+        _decode_chosen(container, stream, choose, (16, 16), (None, None), limits)
+        context = stream.codec_context
+        return Probe(seen, stated_seconds(container, stream), context.width, context.height, is_image(container))
+
+
+def frames(data: bytes, limits: Limits | None = None) -> Iterator[tuple[float, av.VideoFrame]]:
+    """All frames in display order, upright, each with the time at which it appears (seconds from the first frame).
+
+    Raises:
+        VideoError: as `decode_clip`, here for damage anywhere in the file.
+    """
+    limits = limits or Limits()
+    deadline = Deadline(limits.budget_s)
+    with open_container(data, limits) as container:
+        stream = video_stream(container, limits)
+        packets = demux(container, stream, limits, deadline)
+        rate = float(stream.average_rate or 25)
+        first = None
+        count = 0
+        for packet in (*packets, None):
+            deadline.check()
+            for frame in _decode(stream.codec_context, packet, None):
+                limits.check_size(frame.width, frame.height)
+                seconds = count / rate if frame.pts is None else float(frame.pts * stream.time_base)
+                first = seconds if first is None else first
+                count += 1
+                yield seconds - first, _upright(frame)
+        if not count:
+            raise VideoError("no_frames", f"{len(packets)} packets, but not one frame")
+
+
+def _upright(frame: av.VideoFrame) -> av.VideoFrame:
+    quarter_turns = round(frame.rotation / 90) % 4
+    if not quarter_turns:
+        return frame
+    return av.VideoFrame.from_ndarray(np.ascontiguousarray(np.rot90(frame.to_ndarray(format="rgb24"), quarter_turns)))
+
+
+def _decode_chosen(
+    container: av.container.InputContainer,
+    stream: av.VideoStream,
+    choose: FrameChoice,
+    image_size: tuple[int, int],
+    span: tuple[float | None, float | None],
+    limits: Limits,
+) -> np.ndarray:
+    """See `decode_clip`."""
+    deadline = Deadline(limits.budget_s)
+    packets = demux(container, stream, limits, deadline)
+    take = _Converter(image_size, limits)
+    shown = _display_order(packets)
+    if shown is not None:
+        first, last = _frames_in_span([packets[i].pts for i in shown], float(stream.time_base), span)
+        wanted = [shown[first + i] for i in choose(last - first).tolist()]  # packet numbers, repeats included
+        _decode_planned(stream.codec_context, packets, set(wanted), take, deadline)
+        if all(packets[i].pts in take.images for i in wanted):
+            return np.stack([take.images[packets[i].pts] for i in wanted])
+        stream.codec_context.flush_buffers()
+    return _decode_counted(stream, packets, choose, span, take, deadline)
 
 
 class _Converter:
@@ -137,65 +168,13 @@ class _Converter:
         self.images: dict[int, np.ndarray] = {}
 
     def keep(self, frame: av.VideoFrame, key: int) -> None:
-        _check_size(frame.width, frame.height, self._limits)
+        self._limits.check_size(frame.width, frame.height)
         quarter_turns = round(frame.rotation / 90) % 4
         height, width = (self._width, self._height) if quarter_turns % 2 else (self._height, self._width)
         rgb = self._reformatter.reformat(
             frame, width=width, height=height, format="rgb24", interpolation=Interpolation.BILINEAR, threads=1
         )
         self.images[key] = np.rot90(rgb.to_ndarray(), quarter_turns)  # FFmpeg stores rotation, it does not apply it
-
-
-def _open(source: bytes | str) -> av.container.InputContainer:
-    if isinstance(source, bytes):
-        if not source:
-            raise VideoError("open", "the file is empty")
-        source = io.BytesIO(source)
-    try:
-        return av.open(source, metadata_errors="ignore")
-    except (av.FFmpegError, OSError, ValueError) as error:
-        raise VideoError("open", f"not a video file that FFmpeg knows ({_reason(error)})") from error
-
-
-def _video_stream(container: av.container.InputContainer, limits: Limits) -> av.VideoStream:
-    """The first real video stream (no cover picture), set up for decoding; all others are discarded."""
-    streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
-    if not streams:
-        raise VideoError("no_video_stream", "the file has no video stream")
-    stream = streams[0]
-    context = stream.codec_context
-    if context is None:
-        raise VideoError("no_decoder", "FFmpeg has no decoder for the video stream")
-    # One thread: many videos are decoded at once, and FFmpeg's own threads cost 30 % more CPU per video and
-    # do not survive a fork (docs/data.md).
-    context.thread_type, context.thread_count = "NONE", 1
-    _check_size(context.width, context.height, limits)
-    for other in container.streams:
-        if other is not stream:
-            other.discard = av.stream.Discard.all
-    return stream
-
-
-def _check_size(width: int, height: int, limits: Limits) -> None:
-    if width * height > limits.max_pixels:
-        raise VideoError("too_large", f"frames of {width} x {height} pixels exceed the limit of {limits.max_pixels} pixels")
-
-
-def _demux(container: av.container.InputContainer, stream: av.VideoStream, deadline: _Deadline) -> list[av.Packet]:
-    """All packets of the stream in decoding order, without a cut-off last one."""
-    packets = []
-    try:
-        for packet in container.demux(stream):
-            deadline.check()
-            if packet.size:
-                packets.append(packet)
-    except (av.FFmpegError, OSError, ValueError) as error:
-        raise VideoError("demux", _reason(error)) from error
-    while packets and packets[-1].is_corrupt:
-        packets.pop()
-    if not packets:
-        raise VideoError("no_packets", "the video stream is empty")
-    return packets
 
 
 def _display_order(packets: Sequence[av.Packet]) -> list[int] | None:
@@ -257,7 +236,7 @@ def _decode_planned(
     packets: Sequence[av.Packet],
     targets: set[int],
     take: _Converter,
-    deadline: _Deadline,
+    deadline: Deadline,
 ) -> None:
     """Decodes the targets (packet numbers) into `take`, by time stamp; the decoder may withhold some."""
     pts = [packet.pts for packet in packets]
@@ -285,7 +264,7 @@ def _decode_counted(
     choose: FrameChoice,
     span: tuple[float | None, float | None],
     take: _Converter,
-    deadline: _Deadline,
+    deadline: Deadline,
 ) -> np.ndarray:
     """Decodes everything and numbers the frames as they come: for files whose time stamps do not tell.
 
@@ -319,16 +298,12 @@ def _decode(context: av.VideoCodecContext, packet: av.Packet | None, first_pts: 
     try:
         frames = context.decode(packet)
     except av.error.DecoderNotFoundError as error:
-        raise VideoError("no_decoder", _reason(error)) from error
+        raise VideoError("no_decoder", reason(error)) from error
     except (av.FFmpegError, OSError, ValueError) as error:
-        raise VideoError("damaged", _reason(error)) from error
+        raise VideoError("damaged", reason(error)) from error
     for frame in frames:
         # Shown before the key picture that started the run: incomplete by construction, and never a target.
         leading = first_pts is not None and frame.pts is not None and frame.pts < first_pts
         if frame.is_corrupt and not leading:
             raise VideoError("damaged", "the decoder marked a frame as corrupt")
         yield frame
-
-
-def _reason(error: Exception) -> str:
-    return getattr(error, "strerror", None) or str(error) or type(error).__name__

@@ -6,9 +6,8 @@ import av
 import numpy as np
 import pytest
 
-from snp_jax.data import video
+from snp_jax.data.decode import KINDS, Limits, VideoError, decode_clip, plan_runs, probe
 from snp_jax.data.sampling import middle_frames, random_frames
-from snp_jax.data.video import Limits, VideoError, decode_clip, duration_s, plan_runs
 
 SIZE = (32, 48)
 
@@ -33,7 +32,7 @@ def numbers(data, choose, read_number, **kwargs):
 def kind_of(data, **kwargs):
     with pytest.raises(VideoError) as caught:
         decode_clip(data, middle_frames(4).indices, SIZE, **kwargs)
-    assert caught.value.kind in video.KINDS
+    assert caught.value.kind in KINDS
     return caught.value.kind
 
 
@@ -176,7 +175,9 @@ def test_plan_starts_one_group_earlier_for_pictures_shown_before_their_key():
     assert plan_runs(pts, [0, 3], [6]) == [(3, 6)]
 
 
-def test_duration(make_video, tmp_path):
-    assert duration_s(make_video(tmp_path / "v.mp4", 30, rate=10)) == pytest.approx(3.0, abs=0.11)
-    (tmp_path / "no.mp4").write_bytes(b"")
-    assert duration_s(tmp_path / "no.mp4") is None
+def test_probe(make_video, tmp_path):
+    seen = probe(make_video(tmp_path / "v.mp4", 30, rate=10, size=(64, 96)).read_bytes())
+    assert (seen.frames, seen.width, seen.height, seen.image) == (30, 96, 64, False)
+    assert seen.seconds == pytest.approx(3.0, abs=0.11)
+    with pytest.raises(VideoError, match="open: the file is empty"):
+        probe(b"")

@@ -1,0 +1,38 @@
+"""The answer vocabulary of a QA run: the dataset's own if it has one."""
+
+import dataclasses
+import json
+
+import pytest
+from ml_collections import ConfigDict
+
+from snp_jax.data.pipeline import open_source
+from snp_jax.errors import UserError
+from snp_jax.train import inputs
+
+
+def config(num_answers):
+    return ConfigDict({"model": {"num_answers": num_answers}})
+
+
+@dataclasses.dataclass
+class Prepared:
+    """A prepared dataset with its own answers."""
+
+    directory: str
+
+
+def test_without_a_vocabulary_of_its_own_it_is_made_from_the_training_split(prepared_dataset, tmp_path):
+    answers = inputs.adopt_answers(config(5), tmp_path, open_source(prepared_dataset, "train"))
+    assert answers == {"red": 0, "blue": 1} == json.loads((tmp_path / "answers.json").read_text())
+
+
+def test_the_vocabulary_of_the_dataset_is_taken_as_it_is(tmp_path):
+    dataset, workdir = tmp_path / "data", tmp_path / "run"
+    dataset.mkdir(), workdir.mkdir()
+    (dataset / "answers.json").write_text('{"zebra": 0, "ant": 1}')
+    with pytest.raises(UserError, match="was prepared with 2 answers, config.model.num_answers is 1; set it to at least 2"):
+        inputs.adopt_answers(config(1), workdir, Prepared(str(dataset)))
+    assert inputs.adopt_answers(config(2), workdir, Prepared(str(dataset))) == {"zebra": 0, "ant": 1}
+    (dataset / "answers.json").unlink()
+    assert inputs.adopt_answers(config(2), workdir, Prepared(str(dataset))) == {"zebra": 0, "ant": 1}  # the run's own copy
