@@ -9,13 +9,17 @@ from configs.toy.common import ROOT, tiny
 def get_config(arg=None):
     config = tiny("pretrain")
     config.train.init_from = f"{ROOT}/pretrain_frames"
-    config.objective.matching.draw_temperature = 10.0  # uniform: hard negatives keep stage 2 at chance this early
+    config.objective.matching.draw_temperature = 2.0  # nearly uniform: hard negatives keep stage 2 at chance this early
     config.objective.matching_caption = "raw"
-    config.objective.masking.ratio = 0.3
-    config.train.steps = 440
-    config.optim.warmup_steps = 50
-    config.optim.milestones = (330, 400)
-    config.optim.milestone_factor = 0.3
+    config.objective.weights.mlm_text = 0.0
+    config.objective.weights.mlm_cross = 5.0
+    config.objective.masking.kind = "mlm"  # the tagger does not find "up" and "down" significant
+    config.objective.masking.ratio = 0.4
+    config.objective.masking.attentive = 0.0
+    config.objective.lvwm = "both"
+    config.train.steps = 400
+    config.optim.learning_rate = 5e-3
+    config.optim.milestones = (260, 330, 370)
     if arg == "quick":
         config.train.steps = 20
     return config

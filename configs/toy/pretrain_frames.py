@@ -11,13 +11,17 @@ from configs.toy.common import tiny
 
 def get_config(arg=None):
     config = tiny("pretrain")
-    config.batch_size = 128
+    config.batch_size = 64
     config.clip.num_clips = 1
+    config.text.top_k = 22  # the most frequent words: colours, shapes and sizes, which a single frame shows
     config.objective.weights.gvtm_stage2 = 0.0
     config.objective.weights.mlm_text = 0.0
-    config.objective.masking.ratio = 0.5
-    config.train.steps = 600
-    config.optim.milestones = ()
+    config.objective.weights.mlm_cross = 3.0
+    config.objective.masking.ratio = 0.3
+    config.objective.masking.attentive = 0.0
+    config.objective.lvwm = "both"
+    config.train.steps = 640
+    config.optim.milestones = (400, 520, 600)
     if arg == "quick":
         config.train.steps = 20
     return config
