@@ -23,7 +23,11 @@ ONLY = {  # library -> the files that may import it
     "orbax": {"snp_jax/train/checkpoints.py"},
     "spacy": {"snp_jax/data/words_mining.py"},
     "safetensors": {"snp_jax/convert/files.py"},
-    "pickle": {"snp_jax/convert/torch_file.py", "snp_jax/data/sources/layout.py"},  # both with unpicklers that can run nothing
+    "pickle": {
+        "snp_jax/convert/torch_file.py",  # this and the next with unpicklers that can run nothing
+        "snp_jax/data/sources/layout.py",
+        "snp_jax/data/sources/planning.py",  # its own temporary file
+    },
     "torch": set(),
     "tensorflow": set(),
     "tools": set(),

@@ -16,7 +16,7 @@ def check(*arguments):
 def test_report(prepared_dataset, tmp_path):
     done = check("--data", prepared_dataset, "--out", tmp_path / "report", "--jobs", "1", "--samples", "3")
     assert done.returncode == 0, done.stderr
-    assert "train: 16 examples, 64 captions; 1 no_video_stream, 2 open" in done.stdout
+    assert "train: 16 examples, 64 captions; 1 missing, 1 no_video_stream, 1 open" in done.stdout
     assert "train and val share 0 ids, 4 files, 0 captions" in done.stdout  # videos of equal length are equal
     report = json.loads((tmp_path / "report" / "report.json").read_text())
     assert set(report["splits"]["train"]["broken_names"]) == {"empty", "text", "sound"}
