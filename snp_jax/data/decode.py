@@ -30,13 +30,14 @@ from snp_jax.data.container import (
     video_stream,
 )
 
-__all__ = ["KINDS", "Limits", "Probe", "VideoError", "decode_clip", "frames", "plan_runs", "probe"]
+__all__ = ["KINDS", "FrameChoice", "Limits", "Probe", "VideoError", "decode_clip", "frames", "plan_runs", "probe"]
 
 # Decoders in which a picture marked "no reference" is needed by no other. HEVC is absent on purpose: there,
 # such a picture may serve a higher temporal layer.
 _SKIPS_NONREF = frozenset({"h264", "mpeg4", "mpeg2video", "mpeg1video", "vc1", "wmv3", "vp8"})
 
 FrameChoice = Callable[[int], np.ndarray]
+"""Number of frames n > 0 -> int64 indices `[T]` into them."""
 
 
 def decode_clip(

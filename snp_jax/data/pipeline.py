@@ -47,17 +47,34 @@ _PATIENCE, _PATIENCE_S = 2, 5.0  # a decoder that has not returned after twice i
 
 @dataclasses.dataclass(frozen=True)
 class ClipSpec:
-    """What is taken from a video: N clips of F frames at (H, W) pixels, within a time budget per video."""
+    """What is taken from a video: N clips of F frames at (H, W) pixels, within a time budget per video.
+
+    With `exclusive_segments` the frames are chosen as in the authors' release, one a clip (`sampling.ExclusiveSegments`).
+
+    Raises:
+        ValueError: several frames a clip from exclusive segments.
+    """
 
     num_clips: int
     image_size: tuple[int, int]
     frames_per_clip: int = 1
     decode_budget_s: float = 30.0
+    exclusive_segments: bool = False
+
+    def __post_init__(self):
+        if self.exclusive_segments and self.frames_per_clip != 1:
+            raise ValueError(f"exclusive segments give one frame a clip, not {self.frames_per_clip}")
 
     @property
     def num_frames(self) -> int:
         """T = N * F."""
         return self.num_clips * self.frames_per_clip
+
+    def choice(self, offsets: tuple[float, ...]) -> decode.FrameChoice:
+        """The frames at these positions inside the N segments (`sampling.middle_offsets`, `sampling.random_offsets`)."""
+        if self.exclusive_segments:
+            return sampling.ExclusiveSegments(offsets).indices
+        return sampling.SegmentSampling(offsets, self.frames_per_clip).indices
 
 
 class TextTask(Protocol):
@@ -152,25 +169,25 @@ def _training_example(
     record: Record, rng: np.random.Generator, *, spec: ClipSpec, text: TextTask, watch: Watch
 ) -> dict[str, Any]:
     words = text(record.annotation, rng)  # before the frames, which draw more or fewer numbers
-    choice = sampling.random_frames(rng, spec.num_clips, spec.frames_per_clip)
+    choice = spec.choice(sampling.random_offsets(rng, spec.num_clips))
     return {**_decoded(record, choice, spec, watch), **words}
 
 
 def _evaluation_example(index: int, *, source: VideoSource, spec: ClipSpec, watch: Watch) -> dict[str, Any]:
     if index >= len(source):
         return {**_blank(spec), "video_id": "", "failure": "", "index": np.int32(PADDING_INDEX)}
-    choice = sampling.middle_frames(spec.num_clips, spec.frames_per_clip)
+    choice = spec.choice(sampling.middle_offsets(spec.num_clips))
     return {**_decoded(source[index], choice, spec, watch), "index": np.int32(index)}
 
 
-def _decoded(record: Record, choice: sampling.SegmentSampling, spec: ClipSpec, watch: Watch) -> dict[str, Any]:
+def _decoded(record: Record, choice: decode.FrameChoice, spec: ClipSpec, watch: Watch) -> dict[str, Any]:
     """The video part of an example; a broken video is all zeros, masked, with the reason in `failure`."""
     annotation = record.annotation
     try:
         with watch.decoding(annotation.video_id, _PATIENCE * spec.decode_budget_s + _PATIENCE_S):
             frames = decode.decode_clip(
                 record.video,
-                choice.indices,
+                choice,
                 spec.image_size,
                 start=annotation.start,
                 end=annotation.end,

@@ -1,6 +1,6 @@
-"""How the authors' release picks, resizes and pads frames: what its checkpoints were trained and scored with.
+"""How the authors' release resizes and pads frames: what its checkpoints were trained and scored with.
 
-For parity, and for recipes that want its numbers; the project's own way is in `sampling` and `pipeline`.
+For parity; the project's own way is in `decode`. Which frames it picks is `sampling.ExclusiveSegments`.
 """
 
 from __future__ import annotations
@@ -10,24 +10,6 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 import numpy as np
-
-
-def segments(num_frames: int, num_clips: int) -> np.ndarray:
-    """First frames of N segments of a video and its end, int64 `[N + 1]`: bounds are rounded down to whole frames."""
-    return np.linspace(0, num_frames, num_clips + 1).astype(np.int64)
-
-
-def repeated_frames(num_frames: int, num_clips: int) -> np.ndarray:
-    """Frames of a video with fewer frames than clips: spread evenly from the first to the last, int64 `[N]`."""
-    return np.round(np.linspace(0, num_frames - 1, num_clips)).astype(np.int64)
-
-
-def middle_frames(num_frames: int, num_clips: int) -> np.ndarray:
-    """The frames of evaluation, int64 `[N]`: the middle of each segment, the earlier one of two."""
-    if num_frames < num_clips:
-        return repeated_frames(num_frames, num_clips)
-    bounds = segments(num_frames, num_clips)
-    return (bounds[:-1] + bounds[1:] - 1) // 2
 
 
 def fit_longer_side(size: tuple[int, int], limit: int) -> tuple[int, int]:

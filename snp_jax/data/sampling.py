@@ -1,6 +1,6 @@
 """Which frames of a video a model sees: N segments of equal length, one clip of F frames from each.
 
-Indices only; decoding is in `decode`. Source: method.md section 3.
+Indices only; decoding is in `decode`. Source: method.md section 3. `ExclusiveSegments` is how the authors' release cuts them.
 """
 
 from __future__ import annotations
@@ -44,11 +44,47 @@ class SegmentSampling:
         return np.minimum(frames, num_frames - 1).reshape(-1)  # rounding may reach num_frames itself
 
 
+@dataclasses.dataclass(frozen=True)
+class ExclusiveSegments:
+    """`SegmentSampling` with the release's segments, one frame from each (method.md section 7 item 15).
+
+    Bounds are rounded down to whole frames, and the frame at a segment's end counts as outside: it is never drawn, and the
+    middle of an even number of frames is the earlier one.
+
+    Attributes:
+        offsets: one position per clip, each in [0, 1).
+    """
+
+    offsets: tuple[float, ...]
+
+    def indices(self, num_frames: int) -> np.ndarray:
+        """Indices into `num_frames` > 0 frames, int64 `[N]`, never decreasing.
+
+        Fewer frames than clips are spread evenly from the first to the last, whatever the offsets.
+        """
+        num_clips = len(self.offsets)
+        if num_frames < num_clips:
+            return np.round(np.linspace(0, num_frames - 1, num_clips)).astype(np.int64)
+        bounds = np.linspace(0, num_frames, num_clips + 1).astype(np.int64)
+        room = np.maximum(np.diff(bounds) - 1, 1)  # a segment of one frame has no other
+        return bounds[:-1] + np.floor(np.asarray(self.offsets) * room).astype(np.int64)
+
+
+def middle_offsets(num_clips: int) -> tuple[float, ...]:
+    """The positions of evaluation: the middle of every segment."""
+    return (MIDDLE,) * num_clips
+
+
+def random_offsets(rng: np.random.Generator, num_clips: int) -> tuple[float, ...]:
+    """The positions of training: a random one in every segment, drawn with `rng`."""
+    return tuple(rng.random(num_clips).tolist())
+
+
 def middle_frames(num_clips: int, frames_per_clip: int = 1) -> SegmentSampling:
-    """The choice of evaluation: the middle of every segment."""
-    return SegmentSampling((MIDDLE,) * num_clips, frames_per_clip)
+    """The middle of every segment."""
+    return SegmentSampling(middle_offsets(num_clips), frames_per_clip)
 
 
 def random_frames(rng: np.random.Generator, num_clips: int, frames_per_clip: int = 1) -> SegmentSampling:
-    """The choice of training: a random position in every segment, drawn with `rng`."""
-    return SegmentSampling(tuple(rng.random(num_clips).tolist()), frames_per_clip)
+    """A random position in every segment, drawn with `rng`."""
+    return SegmentSampling(random_offsets(rng, num_clips), frames_per_clip)

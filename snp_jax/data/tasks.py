@@ -22,7 +22,10 @@ UNKNOWN_ANSWER = -1
 
 @dataclasses.dataclass(frozen=True)
 class CaptionText:
-    """One caption of the video, drawn anew each time: `text_ids` int32 `[L]`, `text_mask` bool `[L]`."""
+    """One caption of the video, drawn anew each time: `text_ids` int32 `[L]`, `text_mask` bool `[L]`.
+
+    Of a caption longer than L - 2 tokens a random window is drawn, once: its masked copy is made from the same ids.
+    """
 
     tokenizer: Tokenizer
     max_len: int
@@ -32,6 +35,25 @@ class CaptionText:
         caption = annotation.captions[rng.integers(len(annotation.captions))]
         ids, mask = self.tokenizer.encode(caption, self.max_len, rng)
         return {"text_ids": ids, "text_mask": mask}
+
+
+@dataclasses.dataclass(frozen=True)
+class TwoWindowsText:
+    """`CaptionText`, and of the same caption a second window, drawn separately: `text_ids_to_mask` int32 `[L]`.
+
+    In the authors' release the masked copy of a long caption is another part of it than the raw copy (method.md section 7
+    item 2). Both windows have as many tokens, so `text_mask` holds for both; those of a short caption are equal.
+    """
+
+    tokenizer: Tokenizer
+    max_len: int
+    needs = "captions"
+
+    def __call__(self, annotation: Annotation, rng: np.random.Generator) -> dict[str, np.ndarray]:
+        caption = annotation.captions[rng.integers(len(annotation.captions))]
+        ids, mask = self.tokenizer.encode(caption, self.max_len, rng)
+        to_mask, _ = self.tokenizer.encode(caption, self.max_len, rng)
+        return {"text_ids": ids, "text_mask": mask, "text_ids_to_mask": to_mask}
 
 
 @dataclasses.dataclass(frozen=True)

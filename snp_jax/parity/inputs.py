@@ -40,24 +40,24 @@ def resize_case(golden: Golden, account: Account) -> None:
 
 
 def frame_sampling_case(golden: Golden, account: Account) -> None:
-    """Frames of evaluation are equal; every recorded draw of training is one that ours can draw."""
+    """Frames of evaluation are equal; every recorded draw of training is one that `ExclusiveSegments` can draw."""
     for number, case in enumerate(golden.facts["cases"]):
         clips, frames = case["num_clips"], case["vlen"]
         name = f"case {number} ({clips} clips of {frames} frames)"
-        account.exact(f"{name}: middle frames", release.middle_frames(frames, clips), case["uniform"])
+        middle = sampling.ExclusiveSegments(sampling.middle_offsets(clips))
+        account.exact(f"{name}: middle frames", middle.indices(frames), case["uniform"])
         drawn = np.asarray(case["rand"])
         if frames < clips:
-            account.exact(f"{name}: repeated frames", release.repeated_frames(frames, clips), drawn)
+            account.exact(f"{name}: repeated frames", middle.indices(frames), drawn)
             continue
-        bounds = release.segments(frames, clips)
-        inside = (bounds[:-1] <= drawn) & (drawn < bounds[1:])
+        largest = float(np.nextafter(1, 0))
+        first, last = (sampling.ExclusiveSegments((offset,) * clips).indices(frames) for offset in (0.0, largest))
+        inside = (first <= drawn) & (drawn <= last)
         account.rule(f"{name}: one frame of each segment", bool(inside.all()), f"drawn {drawn.tolist()}")
-        ends = sampling.SegmentSampling((0.0,) * clips), sampling.SegmentSampling((float(np.nextafter(1, 0)),) * clips)
-        first, last = (choice.indices(frames) for choice in ends)
-        ours = np.array_equal(first, bounds[:-1]) or np.abs(first - bounds[:-1]).max() <= 1
-        account.rule(
-            f"{name}: our segments", bool(ours and np.abs(last - (bounds[1:] - 1)).max() <= 1), f"ours {first}, {last}"
-        )
+        ends = (sampling.SegmentSampling((offset,) * clips).indices(frames) for offset in (0.0, largest))
+        # Ours are not rounded to whole frames (one frame) and have a last frame (one more).
+        near = all(np.abs(ours - theirs).max() <= 2 for ours, theirs in zip(ends, (first, last), strict=True))
+        account.rule(f"{name}: our default segments", near, f"not within two frames of {first.tolist()} to {last.tolist()}")
 
 
 def significant_masking_case(golden: Golden, account: Account) -> None:

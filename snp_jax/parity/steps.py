@@ -62,6 +62,7 @@ def step_inputs(golden: Golden, ids: str, given: str = "in/") -> tuple[jax.Array
         "video_mask": np.ones(frames.shape[:2], bool),
         "pixel_mask": ~golden[f"{given}image_pad_mask"],
         "text_ids": golden[given + ids],
+        "text_ids_to_mask": golden[given + ids],  # the recorded captions are short: one window
         "text_mask": golden[f"{given}caption_input_mask"].astype(bool),
         "valid": np.ones(len(frames), bool),
     }

@@ -20,6 +20,7 @@ class Compat:
 
     Attributes:
         raw_text_words: L1 reads the un-masked caption, with the labels of the cross branch's masking (1).
+        separate_windows: of a long caption, what is masked and what is read raw are two windows, drawn separately (2).
         mssm_fallback: MSSM with too few significant tokens masks wrong positions and labels them [MASK] (3).
         first_letter: MSSM's random word is its first letter where no other word shares its lemma (4).
         uncounted_words: rank top_k is in too, and with fewer counted words than that every token is significant (5).
@@ -27,6 +28,7 @@ class Compat:
         order_over_batch: FOM takes N consecutive pairs of the batch for the clips of one video (12).
         nan_when_empty: MLM and FOM are NaN in a batch without targets (12, 13).
         raw_itm_negatives: the wrong captions of ITM are not masked (14).
+        exclusive_segments: the last frame of a segment is never drawn; middles are the earlier of two frames (15).
         listed_ties: in-batch recall counts every column that ties with the right one as a query of its own (17).
         mined_matrix: mined negatives form one matrix per local group that lists the positive twice (18).
         decay_by_name: weight decay spares biases and BERT's LayerNorms alone (21).
@@ -34,6 +36,7 @@ class Compat:
     """
 
     raw_text_words: bool = False
+    separate_windows: bool = False
     mssm_fallback: bool = False
     first_letter: bool = False
     uncounted_words: bool = False
@@ -41,6 +44,7 @@ class Compat:
     order_over_batch: bool = False
     nan_when_empty: bool = False
     raw_itm_negatives: bool = False
+    exclusive_segments: bool = False
     listed_ties: bool = False
     mined_matrix: bool = False
     decay_by_name: bool = False

@@ -11,10 +11,11 @@ from ml_collections import ConfigDict
 
 from snp_jax.data import pipeline
 from snp_jax.data.sources.prepared import VideoSource, read_answers
-from snp_jax.data.tasks import CaptionText, ChoiceText, QuestionText, build_answer_vocabulary
+from snp_jax.data.tasks import CaptionText, ChoiceText, QuestionText, TwoWindowsText, build_answer_vocabulary
 from snp_jax.data.text import Tokenizer, load_tokenizer
 from snp_jax.errors import UserError
 from snp_jax.train.build import required
+from snp_jax.train.compat import Compat
 
 ANSWERS = "answers.json"
 HOST_KEYS = ("video_id", "failure")
@@ -22,11 +23,16 @@ HOST_KEYS = ("video_id", "failure")
 
 
 def clip_spec(config: ConfigDict) -> pipeline.ClipSpec:
-    """`config.clip`."""
-    clip = config.clip
+    """`config.clip`, and how `config.compat` chooses the frames."""
+    clip, exclusive = config.clip, Compat(**config.compat.to_dict()).exclusive_segments
+    if exclusive and clip.frames_per_clip != 1:
+        raise UserError(
+            f"config.compat.exclusive_segments takes one frame a clip, as the release does: "
+            f"config.clip.frames_per_clip={clip.frames_per_clip} must be 1"
+        )
     return pipeline.ClipSpec(
         num_clips=clip.num_clips, frames_per_clip=clip.frames_per_clip, image_size=tuple(clip.image_size),
-        decode_budget_s=clip.decode_budget_s,
+        decode_budget_s=clip.decode_budget_s, exclusive_segments=exclusive,
     )  # fmt: skip
 
 
@@ -90,4 +96,6 @@ def text_of_task(config: ConfigDict, tokenizer: Tokenizer, workdir: Path, source
         return QuestionText(tokenizer, config.text.max_len, answers)
     if config.task == "choice":
         return ChoiceText(tokenizer, config.text.max_len)
+    if config.task == "pretrain" and Compat(**config.compat.to_dict()).separate_windows:
+        return TwoWindowsText(tokenizer, config.text.max_len)
     return CaptionText(tokenizer, config.text.max_len)

@@ -86,7 +86,8 @@ class PretrainTask(MatchingTask):
 
         Args:
             frames: normalised float `[B, T, H, W, 3]`.
-            batch: the rest of the batch; its "video" is not read.
+            batch: the rest of the batch; its "video" is not read. With `compat.separate_windows`, "text_ids_to_mask" int32
+                `[B, L]` is the window of the captions that is masked.
             choices: what is random beside dropout; see `choices.PretrainChoices`.
             keys: dropout keys by the names of `DRAWS` and `MORE_DRAWS`; None = no dropout there.
             memory: MoCo's, or None for MIL-NCE in stage 1.
@@ -97,9 +98,10 @@ class PretrainTask(MatchingTask):
             "order_logits", where they are computed.
         """
         ids, mask, valid = batch["text_ids"], batch["text_mask"], batch["valid"]
-        maskable = masking.special_free(ids, mask, self.special_ids)
+        to_mask = batch["text_ids_to_mask"] if self.compat.separate_windows else ids
+        maskable, maskable_there = (masking.special_free(x, mask, self.special_ids) for x in (ids, to_mask))
         clips = encode_frames(net, frames, batch, self.num_clips, keys["video"])
-        masked = choices.mask(ids, maskable)
+        masked = choices.mask(to_mask, maskable_there)
         raw, read = self.read_captions(net, ids, masked, mask, keys)
         cross_masked = choices.attend(masked, ids, maskable, raw.importance)
         videos = net.clip_inputs(clips.tokens, clips.mask, key=keys["clips"])
@@ -113,7 +115,8 @@ class PretrainTask(MatchingTask):
         if self.on("mlm_cross"):
             parts.append(self.words(net, "cross", crossed.sequence, cross_masked.labels, valid))
         if self.on("lvwm"):
-            parts.append(self.word_clips(net, raw, clips, masked, batch, choices.words(ids, maskable), keys))
+            words = choices.words(to_mask, maskable_there) if self.compat.separate_lvwm_pass else choices.words(ids, maskable)
+            parts.append(self.word_clips(net, raw, clips, masked, batch, words, keys))
         if self.on("itm"):
             offered = ids if self.compat.raw_itm_negatives else cross_masked.ids
             parts.append(self.image_text(net, crossed, videos, choices.false_captions(offered, mask, valid), valid, keys))

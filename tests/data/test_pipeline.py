@@ -227,6 +227,27 @@ def test_several_frames_per_clip(train):
     assert batch["video"].shape == (2, 6, 16, 24, 3) and batch["video_mask"].shape == (2, 6)
 
 
+@pytest.mark.parametrize("exclusive", [False, True])
+def test_the_frames_are_the_release_s_where_asked_for(exclusive, train, read_number):
+    """clip_00 has 12 frames: two segments, 0-5 and 6-11."""
+    spec = dataclasses.replace(SPEC, num_clips=2, exclusive_segments=exclusive)
+    options = {"spec": spec, "batch_size": TRAIN_VIDEOS, "reading": IN_PROCESS}
+
+    def numbers(batch):
+        row = batch["video_id"].tolist().index("clip_00")
+        return [read_number(frame) for frame in batch["video"][row]]
+
+    (evaluated,) = take(eval_batches(train, **options), 1)
+    assert numbers(evaluated) == ([2, 8] if exclusive else [3, 9])
+    drawn = [numbers(batch) for batch in take(train_batches(train, text=DrawnCaption(), seed=0, **options), 40)]
+    assert {number for both in drawn for number in both} == set(range(12)) - ({5, 11} if exclusive else set())
+
+
+def test_exclusive_segments_give_one_frame_a_clip():
+    with pytest.raises(ValueError, match="one frame a clip, not 3"):
+        dataclasses.replace(SPEC, frames_per_clip=3, exclusive_segments=True)
+
+
 def test_steps_per_epoch(train):
     assert [steps_per_epoch(train, *sizes) for sizes in ((4,), (5,), (2, 3), (100,))] == [4, 4, 3, 1]
 

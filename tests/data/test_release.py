@@ -1,17 +1,9 @@
-"""Frames as the release picks, resizes and pads them, by hand."""
+"""Frames as the release resizes and pads them, by hand."""
 
 import numpy as np
 import pytest
 
 from snp_jax.data import release
-
-
-def test_middle_frames_by_hand():
-    # 17 frames, 2 segments: 0..7 and 8..16, whose middles are 3 (of 3 and 4) and 12.
-    assert release.middle_frames(17, 2).tolist() == [3, 12]
-    assert release.middle_frames(4, 1).tolist() == [1]
-    assert release.middle_frames(3, 4).tolist() == [0, 1, 1, 2]
-    assert release.middle_frames(1, 3).tolist() == [0, 0, 0]
 
 
 def test_longer_side_and_bilinear_resizing():

@@ -6,15 +6,16 @@ import numpy as np
 import pytest
 
 from snp_jax.data.records import Annotation, Question
-from snp_jax.data.tasks import CaptionText, ChoiceText, QuestionText, build_answer_vocabulary
+from snp_jax.data.tasks import CaptionText, ChoiceText, QuestionText, TwoWindowsText, build_answer_vocabulary
 from snp_jax.errors import UserError
 
 
 class Letters:
-    """One token per character: its code."""
+    """One token per character: its code; a random window of a text that is too long, if there is a generator."""
 
     def encode(self, text, max_len, rng=None):
-        codes = [ord(letter) for letter in text[:max_len]]
+        start = rng.integers(len(text) - max_len + 1) if rng is not None and len(text) > max_len else 0
+        codes = [ord(letter) for letter in text[start : start + max_len]]
         ids = np.zeros(max_len, np.int32)
         ids[: len(codes)] = codes
         return ids, np.arange(max_len) < len(codes)
@@ -45,6 +46,22 @@ def test_any_caption():
     assert drawn[0]["text_ids"].shape == drawn[0]["text_mask"].shape == (5,)
 
 
+def test_a_long_caption_has_one_window_or_in_the_release_two():
+    long = Annotation("clip", captions=("abcde",))
+
+    def windows(task, annotation=long):
+        rng = np.random.default_rng(0)
+        return [task(annotation, rng) for _ in range(60)]
+
+    drawn = windows(CaptionText(Letters(), 3))
+    assert {text_of(d["text_ids"], d["text_mask"]) for d in drawn} == {"abc", "bcd", "cde"}
+    both = windows(TwoWindowsText(Letters(), 3))
+    pairs = {tuple(text_of(d[name], d["text_mask"]) for name in ("text_ids", "text_ids_to_mask")) for d in both}
+    assert len(pairs) == 9  # any window with any
+    for d in windows(TwoWindowsText(Letters(), 3), ANNOTATION):  # captions that fit have one
+        np.testing.assert_array_equal(d["text_ids"], d["text_ids_to_mask"])
+
+
 def test_any_question_with_its_answer():
     drawn = draws(QuestionText(Letters(), 5, {"blue": 0, "red": 1}))
     pairs = {(text_of(d["text_ids"], d["text_mask"]), int(d["label"])) for d in drawn}
@@ -64,7 +81,12 @@ def test_all_options_in_order():
 
 
 def test_tasks_travel_to_workers():
-    for task in (CaptionText(Letters(), 5), QuestionText(Letters(), 5, {"red": 0}), ChoiceText(Letters(), 5)):
+    for task in (
+        CaptionText(Letters(), 5),
+        TwoWindowsText(Letters(), 5),
+        QuestionText(Letters(), 5, {"red": 0}),
+        ChoiceText(Letters(), 5),
+    ):
         copy = pickle.loads(pickle.dumps(task))
         assert copy.needs == task.needs
 

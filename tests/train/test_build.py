@@ -41,7 +41,7 @@ def test_everything_at_once(quirks, tiny_config):
     memory = jax.eval_shape(lambda params: task.init_memory(params, jax.random.key(0)), params)
     shape, length = (8, 2, *config.clip.image_size, 3), config.text.max_len
     arrays = {"video": (shape, np.uint8), "video_mask": ((8, 2), bool), "valid": ((8,), bool)}
-    arrays |= {"text_ids": ((8, length), np.int32), "text_mask": ((8, length), bool)}
+    arrays |= {name: ((8, length), np.int32) for name in ("text_ids", "text_ids_to_mask")} | {"text_mask": ((8, length), bool)}
     batch = {name: jax.ShapeDtypeStruct(*array) for name, array in arrays.items()}
 
     def step(params, memory, batch):

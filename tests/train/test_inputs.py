@@ -1,4 +1,4 @@
-"""The answer vocabulary of a QA run: the dataset's own if it has one."""
+"""What a config asks of the pipeline, and the answer vocabulary of a QA run: the dataset's own if it has one."""
 
 import dataclasses
 import json
@@ -6,7 +6,9 @@ import json
 import pytest
 from ml_collections import ConfigDict
 
+from configs import common
 from snp_jax.data.pipeline import open_source
+from snp_jax.data.tasks import CaptionText, TwoWindowsText
 from snp_jax.errors import UserError
 from snp_jax.train import inputs
 
@@ -36,3 +38,15 @@ def test_the_vocabulary_of_the_dataset_is_taken_as_it_is(tmp_path):
     assert inputs.adopt_answers(config(2), workdir, Prepared(str(dataset))) == {"zebra": 0, "ant": 1}
     (dataset / "answers.json").unlink()
     assert inputs.adopt_answers(config(2), workdir, Prepared(str(dataset))) == {"zebra": 0, "ant": 1}  # the run's own copy
+
+
+def test_the_release_s_frames_and_windows_are_switches_of_the_config(tmp_path):
+    plain, release = common.base("pretrain"), common.antmmf(common.base("pretrain"))
+    assert not inputs.clip_spec(plain).exclusive_segments and inputs.clip_spec(release).exclusive_segments
+    kinds = [type(inputs.text_of_task(config, None, tmp_path, None)) for config in (plain, release)]
+    assert kinds == [CaptionText, TwoWindowsText]
+    retrieval = common.antmmf(common.base("retrieval"))  # reads no masked copy
+    assert type(inputs.text_of_task(retrieval, None, tmp_path, None)) is CaptionText
+    release.clip.frames_per_clip = 2
+    with pytest.raises(UserError, match="exclusive_segments .* config.clip.frames_per_clip=2 must be 1"):
+        inputs.clip_spec(release)

@@ -21,6 +21,7 @@ from snp_jax.train.pretrain import DRAWS, MORE_DRAWS, PretrainTask
 PAIRS, CLIPS, LENGTH, WIDTH, VOCABULARY = 4, 2, 5, 3, 9
 MASK, CLS, SEP = 8, 1, 2
 IDS = np.array([[CLS, 3, 4, 5, SEP], [CLS, 4, 5, 6, SEP], [CLS, 5, 6, 7, SEP], [CLS, 6, 7, 3, SEP]], np.int32)
+TO_MASK = np.roll(IDS, 1, axis=0)  # another window of each caption
 MASKED = Masked(np.where(IDS == 5, MASK, IDS), np.where(IDS == 5, IDS, IGNORE).astype(np.int32))
 ATTENDED = Masked(np.where(IDS == 6, MASK, IDS), np.where(IDS == 6, IDS, IGNORE).astype(np.int32))
 KEYS = dict.fromkeys((*DRAWS, *MORE_DRAWS, "pair_dropout"))
@@ -93,7 +94,8 @@ def run(on, choices=None, compat=None, **changes):
         compat=compat or Compat(), masker=None, mask_ratio=0.15, attentive=0.0, significant=None, special_ids=(0, CLS, SEP),
         mask_id=MASK, lvwm="after", words_per_caption=2, matching_caption="masked", order_ratio=0.15,
     )  # fmt: skip
-    net, batch = RecordingNet(), {"text_ids": IDS, "text_mask": IDS > 0, "video_mask": None, "valid": jnp.ones(PAIRS, bool)}
+    net, valid = RecordingNet(), jnp.ones(PAIRS, bool)
+    batch = {"text_ids": IDS, "text_ids_to_mask": TO_MASK, "text_mask": IDS > 0, "video_mask": None, "valid": valid}
     if choices is None:
         choices = FixedChoices(masked=MASKED, attended=ATTENDED, word_positions=np.array([[1, 2]] * PAIRS))
     task = dataclasses.replace(task, **changes)
@@ -109,6 +111,31 @@ def test_text_words_see_the_masked_caption_or_the_release_the_raw_one():
     computed, net = run(["mlm_text"], compat=Compat(raw_text_words=True))
     np.testing.assert_array_equal(net.read["text"], [IDS])
     assert computed.terms["mlm_text"][1] == (ATTENDED.labels != IGNORE).sum() == 3
+
+
+class MaskedFrom(FixedChoices):
+    """Records which captions were to be masked, and for which LVWM's words were to be chosen."""
+
+    def mask(self, ids, maskable):
+        self.asked["mask"] = np.asarray(ids)
+        np.testing.assert_array_equal(maskable, ~np.isin(ids, (0, CLS, SEP)))
+        return self.masked
+
+    def words(self, ids, maskable):
+        self.asked["words"] = np.asarray(ids)
+        return self.word_positions
+
+
+@pytest.mark.parametrize("two", [False, True])
+@pytest.mark.parametrize("own_pass", [False, True])
+def test_the_masked_copy_is_of_the_same_window_or_in_the_release_of_another(two, own_pass):
+    choices = MaskedFrom(masked=MASKED, word_positions=np.array([[1, 2]] * PAIRS))
+    choices.asked = {}
+    compat = Compat(separate_windows=two, raw_text_words=True, separate_lvwm_pass=own_pass)
+    _, net = run(["mlm_text", "mlm_cross", "lvwm"], choices, compat)
+    np.testing.assert_array_equal(choices.asked["mask"], TO_MASK if two else IDS)
+    np.testing.assert_array_equal(choices.asked["words"], TO_MASK if two and own_pass else IDS)
+    np.testing.assert_array_equal(net.read["text"][0], IDS)  # what is read raw
 
 
 def test_cross_words_see_the_attended_caption():

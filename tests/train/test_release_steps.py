@@ -134,6 +134,7 @@ def step_inputs(arrays, ids, prefix="in/"):
         "video_mask": np.ones(frames.shape[:2], bool),
         "pixel_mask": ~arrays[f"{prefix}image_pad_mask"],
         "text_ids": arrays[f"{prefix}{ids}"],
+        "text_ids_to_mask": arrays[f"{prefix}{ids}"],
         "text_mask": arrays[f"{prefix}caption_input_mask"].astype(bool),
         "valid": np.ones(len(frames), bool),
     }
