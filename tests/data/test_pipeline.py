@@ -314,9 +314,9 @@ class Spoils(DrawnCaption):
 
     def __call__(self, annotation, rng):
         def spoiled(*args, **kwargs):
-            if self.how == "blocks":
-                time.sleep(1000)
-            os.kill(os.getpid(), signal.SIGSEGV)
+            if self.how == "crashes":
+                os.kill(os.getpid(), signal.SIGSEGV)  # another thread may take it: stay here until it has
+            time.sleep(1000)
 
         in_worker = multiprocessing.parent_process() is not None
         pipeline.decode.decode_clip = spoiled if in_worker and annotation.video_id == "clip_05" else _DECODE_CLIP
