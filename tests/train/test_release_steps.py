@@ -206,7 +206,7 @@ def cases(*names, slow):
     return [*names, *(pytest.param(name, marks=pytest.mark.slow) for name in slow)]
 
 
-@pytest.mark.parametrize("case", cases("plain", "fom", slow=("attentive", "hard_nearliest", "resnet", "swin")))
+@pytest.mark.parametrize("case", cases("plain", slow=("attentive", "fom", "hard_nearliest", "resnet", "swin")))
 def test_pretraining_step(case):
     config, arrays = read(f"pretrain_{case}")
     model, rules, params = network(config, arrays, prefix="model.", itm=True)
