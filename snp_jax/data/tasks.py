@@ -32,8 +32,7 @@ class CaptionText:
     needs = "captions"
 
     def __call__(self, annotation: Annotation, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        caption = annotation.captions[rng.integers(len(annotation.captions))]
-        ids, mask = self.tokenizer.encode(caption, self.max_len, rng)
+        ids, mask = self.tokenizer.encode(_draw_caption(annotation, rng), self.max_len, rng)
         return {"text_ids": ids, "text_mask": mask}
 
 
@@ -50,10 +49,15 @@ class TwoWindowsText:
     needs = "captions"
 
     def __call__(self, annotation: Annotation, rng: np.random.Generator) -> dict[str, np.ndarray]:
-        caption = annotation.captions[rng.integers(len(annotation.captions))]
+        caption = _draw_caption(annotation, rng)
         ids, mask = self.tokenizer.encode(caption, self.max_len, rng)
         to_mask, _ = self.tokenizer.encode(caption, self.max_len, rng)
         return {"text_ids": ids, "text_mask": mask, "text_ids_to_mask": to_mask}
+
+
+def _draw_caption(annotation: Annotation, rng: np.random.Generator) -> str:
+    """One of the video's captions, uniformly."""
+    return annotation.captions[rng.integers(len(annotation.captions))]
 
 
 @dataclasses.dataclass(frozen=True)
