@@ -61,6 +61,10 @@ class Network:
         """`SNP.encode_cross` on pairs."""
         return self._run("encode_cross", caption, clips, key=key)
 
+    def cross_pooled(self, caption: CrossInputs, clips: CrossInputs, *, key=None) -> jax.Array:
+        """`SNP.pool_cross` on pairs, `[B, D]`."""
+        return self._run("pool_cross", caption, clips, key=key)
+
     def match(self, pooled, *, key=None) -> jax.Array:
         """`SNP.match`."""
         return self._run("match", pooled, key=key)
@@ -105,7 +109,7 @@ class Network:
             keys = (None, None) if key is None else jax.random.split(jax.random.fold_in(key, number))
             caption = CrossInputs(self.spread(captions.embedded[text]), captions.mask[text])
             video_part = CrossInputs(self.spread(clips.embedded[video]), clips.mask[video])
-            pooled = self.cross(caption, video_part, key=keys[0]).pooled
+            pooled = self.cross_pooled(caption, video_part, key=keys[0])
             return self.match(pooled, key=keys[1])
 
         if chunks == 1:

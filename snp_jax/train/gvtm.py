@@ -52,13 +52,17 @@ class MatchingOptions:
 
 
 class Pairs(NamedTuple):
-    """A batch of B pairs as the network encoded it: both branches, the embedded inputs of the cross branch, `valid` `[B]`."""
+    """A batch of B pairs as the network encoded it: both branches, the embedded inputs of the cross branch, `valid` `[B]`.
+
+    `pooled` `[B, D]` is the cross branch's output for each caption with its own video, where a step has computed it anyway.
+    """
 
     text: Text
     clips: Clips
     captions: CrossInputs
     videos: CrossInputs
     valid: jax.Array
+    pooled: jax.Array | None = None
 
 
 class Computed(NamedTuple):
@@ -105,19 +109,38 @@ def stage2(
     def score(texts: jax.Array, videos: jax.Array) -> jax.Array:
         return net.pair_scores(pairs.captions, pairs.videos, texts, videos, chunk=options.chunk, key=key)
 
+    own = jnp.arange(valid.shape[0], dtype=jnp.int32)
+
+    def of_columns(columns: jax.Array) -> jax.Array:
+        """Scores of each text with the videos at `columns`, `[B, s]` both."""
+        return score(jnp.repeat(own, columns.shape[1]), columns.reshape(-1)).reshape(columns.shape)
+
+    known = None
+    if pairs.pooled is not None:
+        known = net.match(pairs.pooled, key=None if key is None else jax.random.fold_in(key, valid.shape[0]))
     if compat.mined_matrix and options.mining != "sample":
-        return _matrices(score, choices.columns(similarity, valid, size), valid, weights, compat)
+        columns = choices.columns(similarity, valid, size)
+        return _matrices(of_columns(columns), columns, valid, weights, compat)
     if options.negatives == 0:
-        own = jnp.arange(valid.shape[0], dtype=jnp.int32)[:, None]
-        return _matrices(score, own // size * size + jnp.arange(size, dtype=jnp.int32), valid, weights, compat)
-    return _chosen(score, choices.negatives(similarity, valid), valid, weights)
+        columns = own[:, None] // size * size + jnp.arange(size, dtype=jnp.int32)
+        return _matrices(_whole_rows(of_columns, columns, own, known), columns, valid, weights, compat)
+    return _chosen(score, known, choices.negatives(similarity, valid), valid, weights)
 
 
-def _matrices(score: Scorer, columns: jax.Array, valid: jax.Array, weights: jax.Array | None, compat: Compat) -> Computed:
+def _whole_rows(of_columns: Callable, columns: jax.Array, own: jax.Array, known: jax.Array | None) -> jax.Array:
+    """Scores of each text with the videos at `columns`, `[B, s]`; those with its own (column b % s) may be `known`, `[B]`."""
+    size = columns.shape[1]
+    if known is None or size == 1:
+        return of_columns(columns) if known is None else known[:, None]
+    place = (own % size)[:, None]  # the row is computed from the next column on, and turned back
+    others = of_columns(jnp.take_along_axis(columns, (place + jnp.arange(1, size)) % size, axis=1))
+    turned = jnp.concatenate([known[:, None], others], axis=1)
+    return jnp.take_along_axis(turned, (jnp.arange(size) - place) % size, axis=1)
+
+
+def _matrices(scores: jax.Array, columns: jax.Array, valid: jax.Array, weights: jax.Array | None, compat: Compat) -> Computed:
     """MIL-NCE on one square matrix per group: text b against videos `columns[b]` (int32 `[B, s]`), its own in column b % s."""
-    pairs, size = columns.shape
-    rows = jnp.repeat(jnp.arange(pairs, dtype=jnp.int32), size)
-    scores = score(rows, columns.reshape(-1)).reshape(pairs, size)
+    size = columns.shape[1]
     scores = jnp.where(valid[columns], scores, EXCLUDED).reshape(-1, size, size)
     valid = valid.reshape(-1, size)
     weights = jnp.ones(valid.shape) if weights is None else weights.reshape(-1, size)
@@ -127,15 +150,16 @@ def _matrices(score: Scorer, columns: jax.Array, valid: jax.Array, weights: jax.
     return Computed({"gvtm_stage2": total(losses)}, {"recall_stage2": total(hits)}, {"scores": scores})
 
 
-def _chosen(score: Scorer, negatives: mining.Negatives, valid: jax.Array, weights: jax.Array | None) -> Computed:
-    """The loss on k chosen negatives a text and a video."""
+def _chosen(
+    score: Scorer, known: jax.Array | None, negatives: mining.Negatives, valid: jax.Array, weights: jax.Array | None
+) -> Computed:
+    """The loss on k chosen negatives a text and a video; scores of the pairs themselves may be `known`, `[B]`."""
     pairs, count = negatives.videos.shape
     own = jnp.arange(pairs)
     repeated = jnp.repeat(own, count)
-    scores = score(
-        jnp.concatenate([own, repeated, negatives.texts.reshape(-1)]),
-        jnp.concatenate([own, negatives.videos.reshape(-1), repeated]),
-    )
+    texts = jnp.concatenate([own, repeated, negatives.texts.reshape(-1)])
+    videos = jnp.concatenate([own, negatives.videos.reshape(-1), repeated])
+    scores = score(texts, videos) if known is None else jnp.concatenate([known, score(texts[pairs:], videos[pairs:])])
     positive, other_videos, other_texts = jnp.split(scores, [pairs, pairs * (1 + count)])
     other_videos, other_texts = other_videos.reshape(pairs, count), other_texts.reshape(pairs, count)
     term = mining.sampled_nce(positive, other_videos, other_texts, negatives, valid, weights=weights)

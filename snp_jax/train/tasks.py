@@ -190,4 +190,4 @@ def cross_pooled(net: Network, clips: Clips, ids, mask, key: jax.Array | None) -
     keys = (None,) * 3 if key is None else jax.random.split(key, 3)
     caption = net.caption_inputs(ids, mask, key=keys[0])
     videos = net.clip_inputs(clips.tokens, clips.mask, key=keys[1])
-    return net.cross(caption, videos, key=keys[2]).pooled
+    return net.cross_pooled(caption, videos, key=keys[2])
