@@ -70,6 +70,10 @@ class Network:
         """`SNP.encode_cross` on pairs."""
         return self._run("encode_cross", caption, clips, key=key, rows=rows)
 
+    def cross_pooled(self, caption: CrossInputs, clips: CrossInputs, *, key=None, rows=None) -> jax.Array:
+        """`SNP.pool_cross` on pairs, `[B, D]`."""
+        return self._run("pool_cross", caption, clips, key=key, rows=rows)
+
     def match(self, pooled, *, key=None, rows=None) -> jax.Array:
         """`SNP.match`."""
         return self._run("match", pooled, key=key, rows=rows)
@@ -118,7 +122,7 @@ class Network:
             text, video, numbers = indices
             caption = CrossInputs(self.spread(captions.embedded[text]), captions.mask[text])
             video_part = CrossInputs(self.spread(clips.embedded[video]), clips.mask[video])
-            pooled = self.cross(caption, video_part, key=keys[0], rows=numbers).pooled
+            pooled = self.cross_pooled(caption, video_part, key=keys[0], rows=numbers)
             return self.match(pooled, key=keys[1], rows=numbers)
 
         if chunks == 1:

@@ -190,14 +190,21 @@ class SNP(nn.Module):
         mask = jnp.pad(mask, ((0, 0), (0, 1)), constant_values=True)
         return CrossInputs(embeddings(vectors, 1, deterministic=deterministic), mask)
 
-    def encode_cross(self, caption: CrossInputs, clips: CrossInputs, *, deterministic: bool) -> Cross:
-        """The cross branch on pairs: row i is caption i with video i."""
+    def _encode_pairs(self, caption: CrossInputs, clips: CrossInputs, **options: bool) -> jax.Array:
         x = jnp.concatenate([caption.embedded, clips.embedded], axis=1)  # [B, L+N+1, D]
         mask = jnp.concatenate([caption.mask, clips.mask], axis=1)
         encoder = self.cross_encoder if self.config.cross_layers else self.encoder
-        sequence, _ = encoder(x, mask, deterministic=deterministic)
+        return encoder(x, mask, **options)[0]
+
+    def encode_cross(self, caption: CrossInputs, clips: CrossInputs, *, deterministic: bool) -> Cross:
+        """The cross branch on pairs: row i is caption i with video i."""
+        sequence = self._encode_pairs(caption, clips, deterministic=deterministic)
         length = caption.mask.shape[1]
         return Cross(sequence[:, :length], sequence[:, length:-1], self.cross_pooler(sequence))
+
+    def pool_cross(self, caption: CrossInputs, clips: CrossInputs, *, deterministic: bool) -> jax.Array:
+        """`encode_cross(...).pooled`, `[B, D]`, without the last layer's work on what is not pooled."""
+        return self.cross_pooler(self._encode_pairs(caption, clips, deterministic=deterministic, first_only=True))
 
     # ------------------------------------------------------------------ heads
     def match(self, pooled: jax.Array, *, deterministic: bool) -> jax.Array:

@@ -109,6 +109,7 @@ def run(config: ConfigDict, workdir: Path) -> bool:
             batch = next(batches)
             broken.update(batch)
             arrays = {name: value for name, value in batch.items() if name not in inputs.HOST_KEYS}
+            arrays = inputs.cut_padding(arrays, config.text.bucket if processes == 1 else 0)  # shapes must agree
             state, metrics = step(state, sharding.put_batch(arrays, mesh))
             progress.advance()
             if (number + 1) % config.train.log_every == 0 or number + 1 == last:
