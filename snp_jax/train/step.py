@@ -22,6 +22,12 @@ from snp_jax.train.tasks import Task
 Metrics = dict[str, jax.Array]
 
 
+def apply_updates(tx: optax.GradientTransformation, gradients: Any, state: TrainState) -> tuple[Any, Any]:
+    """Parameters and optimiser state after one update. The one place where parameters change."""
+    updates, opt_state = tx.update(gradients, state.opt_state, state.params)
+    return optax.apply_updates(state.params, updates), opt_state
+
+
 def make_train_step(
     model: SNP,
     task: Task,
@@ -48,8 +54,7 @@ def make_train_step(
             return task.loss(Network(model, params, spread), batch, key, train=True, memory=state.memory)
 
         (total, outcome), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
-        updates, opt_state = tx.update(gradients, state.opt_state, state.params)
-        params = optax.apply_updates(state.params, updates)
+        params, opt_state = apply_updates(tx, gradients, state)
         metrics = {name: mean(term) for name, term in outcome.terms.items()}
         metrics |= {
             "loss": total,
