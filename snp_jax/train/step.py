@@ -28,6 +28,11 @@ def apply_updates(tx: optax.GradientTransformation, gradients: Any, state: Train
     return optax.apply_updates(state.params, updates), opt_state
 
 
+def keep_if(finite: jax.Array, after: TrainState, before: TrainState) -> TrainState:
+    """`after` where the bool scalar `finite` holds, else `before`."""
+    return jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, before)
+
+
 def make_train_step(
     model: SNP,
     task: Task,
@@ -42,7 +47,7 @@ def make_train_step(
 
     The state is donated. Every random draw comes from the seed and the state's step, so a resumed run draws the same.
     Metrics are scalars, averaged over the global batch: each loss term and metric of the task, `loss`,
-    `learning_rate`, `gradient_norm`.
+    `learning_rate`, `gradient_norm`, and `skipped`: 1 where loss or gradient are not finite and nothing but the step changes.
     """
     spread = spreader(mesh)
 
@@ -56,12 +61,16 @@ def make_train_step(
         (total, outcome), gradients = jax.value_and_grad(loss, has_aux=True)(state.params)
         params, opt_state = apply_updates(tx, gradients, state)
         metrics = {name: mean(term) for name, term in outcome.terms.items()}
+        norm = optax.tree.norm(gradients)
+        finite = jnp.isfinite(total) & jnp.isfinite(norm)
         metrics |= {
             "loss": total,
             "learning_rate": learning_rate(state.step, options).astype(jnp.float32),
-            "gradient_norm": optax.tree.norm(gradients),
+            "gradient_norm": norm,
+            "skipped": 1.0 - finite.astype(jnp.float32),
         }
-        return TrainState(state.step + 1, params, opt_state, outcome.memory), metrics
+        after = TrainState(state.step, params, opt_state, outcome.memory)
+        return keep_if(finite, after, state).replace(step=state.step + 1), metrics
 
     return jax.jit(
         step,
