@@ -21,7 +21,7 @@ import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from snp_jax.data.decode import Limits
-from snp_jax.data.sources import reencode, shards, workers
+from snp_jax.data.sources import shards, workers
 from snp_jax.data.sources.planning import Plan, make_plan
 from snp_jax.data.sources.prepared import (
     BROKEN_FILE,
@@ -30,6 +30,7 @@ from snp_jax.data.sources.prepared import (
     SplitSummary,
     prepared_fingerprint,
 )
+from snp_jax.data.sources.reencode import Encoding
 from snp_jax.data.sources.rows import Reading
 from snp_jax.errors import UserError
 
@@ -47,19 +48,19 @@ class Options:
     Attributes:
         jobs: worker processes.
         allow_missing: go on when files or annotations are missing.
-        reencode: store short-GOP H.264 (see `reencode`) instead of the original bytes.
+        reencode: store small files that seek fast (see `reencode`); None: the original bytes.
         limits: what one file may cost; beyond that it is stored and counted as broken.
     """
 
     jobs: int = 2
     allow_missing: bool = False
-    reencode: bool = False
+    reencode: Encoding | None = None
     limits: Limits = Limits()
 
     @property
     def settings(self) -> str:
         """What of this decides the result."""
-        return reencode.SETTINGS if self.reencode else ""
+        return self.reencode.settings if self.reencode else ""
 
 
 def prepare(reading: Reading, builder: tfds.core.DatasetBuilder, out: str | Path, options: Options) -> bool:
@@ -143,7 +144,8 @@ def _tasks(
             rows_file=plan.rows_file,
             path=Path(template.sharded_filepath(shard_index=shard.index, num_shards=shard.count)),
             limits=options.limits,
-            encode_budget_s=options.limits.budget_s * _ENCODING_BUDGETS if options.reencode else None,
+            encoding=options.reencode,
+            encode_budget_s=options.limits.budget_s * _ENCODING_BUDGETS,
         )
         for shard in plan.shards[split]
     ]
