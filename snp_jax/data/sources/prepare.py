@@ -21,7 +21,7 @@ import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from snp_jax.data.decode import Limits
-from snp_jax.data.sources import shards, workers
+from snp_jax.data.sources import beam, shards, workers
 from snp_jax.data.sources.planning import Plan, make_plan
 from snp_jax.data.sources.prepared import (
     BROKEN_FILE,
@@ -47,12 +47,14 @@ class Options:
 
     Attributes:
         jobs: worker processes.
+        beam: makes the Apache Beam pipeline that writes the shards; None: the worker processes do.
         allow_missing: go on when files or annotations are missing.
         reencode: store small files that seek fast (see `reencode`); None: the original bytes.
         limits: what one file may cost; beyond that it is stored and counted as broken.
     """
 
     jobs: int = 2
+    beam: beam.MakePipeline | None = None
     allow_missing: bool = False
     reencode: Encoding | None = None
     limits: Limits = Limits()
@@ -110,8 +112,11 @@ def build(plan: Plan, reading: Reading, builder: tfds.core.DatasetBuilder, direc
     missing = [task for task in everything if shards.counts_of(task.path) is None]
     done = plan.examples - sum(map(len, missing))
     silent_s = options.limits.budget_s * (_ENCODING_BUDGETS + 1 if options.reencode else 1) + _GRACE_S
-    with tqdm(total=plan.examples, initial=done, desc="storing", unit="file") as bar:
-        workers.write_shards(missing, jobs=options.jobs, silent_s=silent_s, progress=bar.update)
+    if options.beam is not None:
+        beam.write_shards(missing, plan.rows_file.parent, options.beam, silent_s)
+    else:
+        with tqdm(total=plan.examples, initial=done, desc="storing", unit="file") as bar:
+            workers.write_shards(missing, jobs=options.jobs, silent_s=silent_s, progress=bar.update)
     counts = {split: [_required(task.path) for task in split_tasks] for split, split_tasks in tasks.items()}
     _describe(plan, reading, builder, directory, counts)
     for task in everything:
