@@ -167,29 +167,30 @@ class _Converter:
     def __init__(self, image_size: tuple[int, int], limits: Limits):
         self._height, self._width = image_size
         self._limits = limits
-        self._reformatter = _scaler()
+        self._scaler, self._packer = _reformatters()
         self.images: dict[int, np.ndarray] = {}
 
     def keep(self, frame: av.VideoFrame, key: int) -> None:
         self._limits.check_size(frame.width, frame.height)
-        quarter_turns = round(frame.rotation / 90) % 4
+        quarter_turns = round(frame.rotation / 90) % 4  # FFmpeg stores rotation, it does not apply it
         height, width = (self._width, self._height) if quarter_turns % 2 else (self._height, self._width)
-        rgb = self._reformatter.reformat(
-            frame, width=width, height=height, format="rgb24", interpolation=Interpolation.BILINEAR, threads=1
-        )
-        image = rgb.to_ndarray()
-        # FFmpeg stores rotation, it does not apply it.
+        if (frame.width, frame.height) != (width, height):
+            # To four bytes a pixel first: FFmpeg has vector code for that, not for three, and drops the fourth at once.
+            frame = self._scaler.reformat(
+                frame, width=width, height=height, format="rgba", interpolation=Interpolation.BILINEAR, threads=1
+            )
+        image = self._packer.reformat(frame, format="rgb24", threads=1).to_ndarray()
         self.images[key] = np.rot90(image, quarter_turns) if quarter_turns else image
 
 
-_SCALERS = threading.local()
+_REFORMATTERS = threading.local()
 
 
-def _scaler() -> VideoReformatter:
-    """This thread's: building the scaler costs more than using it, and the next video often has the same size."""
-    if not hasattr(_SCALERS, "one"):
-        _SCALERS.one = VideoReformatter()
-    return _SCALERS.one
+def _reformatters() -> tuple[VideoReformatter, VideoReformatter]:
+    """This thread's two: building one costs more than using it, and the next video often has the same size."""
+    if not hasattr(_REFORMATTERS, "both"):
+        _REFORMATTERS.both = VideoReformatter(), VideoReformatter()
+    return _REFORMATTERS.both
 
 
 def _display_order(packets: Sequence[av.Packet], pts: Sequence[int | None]) -> list[int] | None:
