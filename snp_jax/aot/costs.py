@@ -56,7 +56,7 @@ def operations(module: Module, chip: Chip) -> list[Operation]:
     """Everything that runs on a device's cores, collectives left out."""
     found = []
     for computation, instruction, count in module.executed():
-        if instruction.opcode in FREE or _allocates(instruction):
+        if instruction.opcode in FREE or _names_memory(instruction):
             continue
         flops, work = _products(module, computation, instruction)
         if not flops and inner_collective(module, instruction) is not None:
@@ -73,8 +73,10 @@ def operations(module: Module, chip: Chip) -> list[Operation]:
     return found
 
 
-def _allocates(instruction: Instruction) -> bool:
-    return instruction.opcode == "custom-call" and "AllocateBuffer" in instruction.text
+def _names_memory(instruction: Instruction) -> bool:
+    """Custom calls that give memory a name and move nothing."""
+    target = re.search(r'custom_call_target="(\w+)"', instruction.text)
+    return target is not None and target.group(1) in ("AllocateBuffer", "ConcatBitcast")
 
 
 # ---------------------------------------------------------------------- arithmetic

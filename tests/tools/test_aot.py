@@ -109,3 +109,17 @@ def test_a_step_that_does_not_fit_ends_with_a_sentence(small):
     done = aot("--config", small / "qa.py", "--topology", "v5e:2x2", "--batch", 65536)
     assert done.returncode == 1
     assert "does not fit v5e:2x2: 16384 a device need" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.slow
+@with_libtpu
+def test_every_slice_can_be_described():
+    source = """
+from snp_jax.aot import chips
+chips.prepare_environment(quick=True)
+for generation, shapes in chips.SLICES.items():
+    for shape in shapes:
+        topology = chips.find_topology(f"{generation}:{shape}")
+        assert len(chips.topology_devices(topology)) == topology.size, topology
+"""
+    subprocess.run([sys.executable, "-c", source], cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=True)
