@@ -126,6 +126,7 @@ def base(task: str) -> ConfigDict:
     config.train.log_every = 50
     config.train.checkpoint_every = 1000
     config.train.keep_checkpoints = 2
+    config.train.max_bad_steps = 10  # updates whose loss is not finite are skipped; so many in a row end the run
     config.train.init_from = placeholder(object)  # where to start: a run, an output of tools/convert.py, or a tuple of several
 
     config.mesh = ConfigDict()

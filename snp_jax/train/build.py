@@ -118,7 +118,9 @@ def build_model(config: ConfigDict, tokenizer: Tokenizer) -> SNP:
 def build_visual(config: ConfigDict) -> VisualConfig:
     """`config.model.visual`; `UserError` when it holds the keys of another kind."""
     settings = config.model.visual.to_dict()
-    kind = settings.pop("kind")
+    kind = settings.pop("kind", None)
+    if kind is None:
+        raise UserError("config.model.visual has no key 'kind': write config.model.visual = common.pvt(...), say")
     wanted = {field.name for field in dataclasses.fields(VISUAL_CONFIGS[kind])}
     if wanted != settings.keys():
         raise UserError(

@@ -123,6 +123,12 @@ def spreader(mesh: Mesh) -> Callable[[jax.Array], jax.Array]:
     return spread
 
 
+def process_rows(batch_size: int, mesh: Mesh) -> list[int]:
+    """Rows of the global batch that live on this process's devices, in ascending order: what `put_batch` wants."""
+    held = batch_sharding(mesh).addressable_devices_indices_map((batch_size,))
+    return sorted({row for (rows,) in held.values() for row in range(*rows.indices(batch_size))})
+
+
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """Moves this process's rows of a batch to the devices."""
     sharding = batch_sharding(mesh)

@@ -28,6 +28,11 @@ def apply_updates(tx: optax.GradientTransformation, gradients: Any, state: Train
     return optax.apply_updates(state.params, updates), opt_state
 
 
+def keep_if(finite: jax.Array, after: TrainState, before: TrainState) -> TrainState:
+    """`after` where the bool scalar `finite` holds, else `before`."""
+    return jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, before)
+
+
 def make_train_step(
     model: SNP,
     task: Task,
@@ -45,7 +50,8 @@ def make_train_step(
 
     The state is donated. Every random draw comes from the seed, the state's step and the row's number in the batch, so a
     resumed run draws the same, and so do one device and many. Metrics are scalars, averaged over the global batch: each loss
-    term and metric of the task, `loss`, `learning_rate`, `gradient_norm`.
+    term and metric of the task, `loss`, `learning_rate`, `gradient_norm`, and `skipped`: 1 where loss or
+    gradient are not finite and nothing but the step changes.
 
     Args:
         mesh: may be one of devices that are not present, for ahead-of-time compilation.
@@ -62,12 +68,16 @@ def make_train_step(
         found = compute(state.params, state.memory, batch, key)
         params, opt_state = apply_updates(tx, found.gradients, state)
         metrics = {name: mean(term) for name, term in (found.terms | found.metrics).items()}
+        total, norm = total_loss(found.terms, task.weights), optax.tree.norm(found.gradients)
+        finite = jnp.isfinite(total) & jnp.isfinite(norm)
         metrics |= {
-            "loss": total_loss(found.terms, task.weights),
+            "loss": total,
             "learning_rate": learning_rate(state.step, options).astype(jnp.float32),
-            "gradient_norm": optax.tree.norm(found.gradients),
+            "gradient_norm": norm,
+            "skipped": 1.0 - finite.astype(jnp.float32),
         }
-        return TrainState(state.step + 1, params, opt_state, found.memory), metrics
+        after = TrainState(state.step, params, opt_state, found.memory)
+        return keep_if(finite, after, state).replace(step=state.step + 1), metrics
 
     return jax.jit(
         step,
