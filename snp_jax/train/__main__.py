@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 
 from snp_jax.errors import EXIT_STOPPED, run_cli
+from snp_jax.xla_flags import with_collectives_in_order
 
 
 def main() -> int:
@@ -19,6 +21,7 @@ def main() -> int:
     several.add_argument("--process-id", type=int)
     arguments, overrides = parser.parse_known_args()
 
+    os.environ.update(with_collectives_in_order(os.environ))
     from snp_jax.train import processes  # after the arguments are known to be good: jax takes a second
     from snp_jax.train.config import parse_config
     from snp_jax.train.loop import run

@@ -47,8 +47,7 @@ def run(config: ConfigDict, workdir: Path, profile: ProfileSteps | None = None) 
     build.check_task(config)
     build.check_choices(config)
     inputs.check_workdir(workdir)
-    mesh = sharding.make_mesh(sharding.MeshOptions(**config.mesh.to_dict()))
-    sharding.check_batch_size(config.batch_size, mesh)
+    mesh = build.build_mesh(config)
     workdir.mkdir(parents=True, exist_ok=True)
     checkpoints = Checkpoints(workdir, config.train.keep_checkpoints)
     resuming = checkpoints.latest() is not None
@@ -79,7 +78,10 @@ def run(config: ConfigDict, workdir: Path, profile: ProfileSteps | None = None) 
         save_config(config, workdir / CONFIG)
     state = _first_state(config, model, task, tx, mesh, checkpoints, batches)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-    step = make_train_step(model, task, tx, options, build.build_augment(config), mesh, shardings, config.seed)
+    step = make_train_step(
+        model, task, tx, options, build.build_augment(config), mesh, shardings, config.seed,
+        reduce=config.mesh.reduce, accumulate=config.optim.accumulate,
+    )  # fmt: skip
 
     # ---------------------------------------------------------------- the loop: save, draw, step
     first, last = int(state.step), config.train.steps
