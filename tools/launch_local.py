@@ -17,9 +17,7 @@ import tempfile
 
 from snp_jax.children import run_together
 from snp_jax.errors import UserError, run_cli
-
-SCHEDULER = "--xla_cpu_enable_concurrency_optimized_scheduler=false"
-"""Without it, XLA's CPU backend can start the collectives of several devices in different orders, and deadlock."""
+from snp_jax.xla_flags import with_virtual_devices
 
 
 def free_port() -> int:
@@ -41,8 +39,7 @@ def main() -> int:
         raise UserError("--processes and --devices must be at least 1")
     if command[0] == "python":
         command[0] = sys.executable
-    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count={options.devices} {SCHEDULER}"
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags.strip()}
+    environment = with_virtual_devices(os.environ, options.devices)
     if options.processes == 1:
         return run_together([command], environment)
     joint = ["--coordinator-address", f"localhost:{free_port()}", "--num-processes", str(options.processes)]
