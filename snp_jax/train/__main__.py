@@ -24,14 +24,13 @@ def main() -> int:
     os.environ.update(with_collectives_in_order(os.environ))
     from snp_jax.train import processes  # after the arguments are known to be good: jax takes a second
     from snp_jax.train.config import parse_config
+    from snp_jax.train.loop import run
     from snp_jax.train.profiling import ProfileSteps
 
     profile = ProfileSteps.parse(arguments.profile_steps) if arguments.profile_steps else None
     processes.join(arguments.coordinator_address, arguments.num_processes, arguments.process_id)
 
     with processes.failing_at_once():
-        from snp_jax.train.loop import run
-
         return 0 if run(parse_config(arguments.config, overrides), arguments.workdir, profile) else EXIT_STOPPED
 
 

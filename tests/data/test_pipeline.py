@@ -1,5 +1,6 @@
 """The input pipeline on real videos: one stream whatever reads it, resume, shards, broken videos."""
 
+import asyncio
 import dataclasses
 import json
 import multiprocessing
@@ -190,6 +191,18 @@ def test_a_state_is_valid_for_another_number_of_hosts(train):
     half = stream(train, rows=[0, 1])
     half.set_state(state)
     assert_equal(take(half, 1), [{name: values[:2] for name, values in expected.items()}])
+
+
+def test_the_place_that_any_process_saved_will_do(train, tmp_path):
+    batches = stream(train)
+    (tmp_path / "process_1-of-2.json").write_text(json.dumps({**batches.get_state(), "next_position": 8}))
+
+    async def load():
+        await (await batches.load(tmp_path))
+
+    asyncio.run(load())
+    assert batches.get_state()["next_position"] == 8
+    batches.close()
 
 
 def test_evaluation_in_order_with_a_padded_end(train, read_number):

@@ -27,11 +27,15 @@ def losses(workdir):
 
 
 def launch(start_training, config, workdir, count, devices):
+    """Runs to the end. XLA's CPU collectives give up when one process comes 30 s after another, as on a crowded machine it may:
+    then again, which goes on from the last checkpoint."""
     launcher = (LAUNCHER, "--processes", str(count), "--devices", str(devices))
-    process = start_training(config, workdir, launcher=launcher)
-    errors = process.communicate()[1]
+    for _ in range(4):
+        process = start_training(config, workdir, launcher=launcher)
+        errors = process.communicate()[1]
+        if "Gloo context initialization failed: DEADLINE_EXCEEDED" not in errors:
+            break
     assert process.returncode == 0, errors
-    return errors
 
 
 def test_two_processes_train_like_one_and_hand_over_to_it(start_training, quick_config, tmp_path):

@@ -82,16 +82,29 @@ def test_a_task_learns_one_batch(task, tiny_config):
 
 @pytest.fixture(scope="module")
 def pretraining(tiny_config):
-    """(compute(batch, number) -> (metrics, first moments) of a step with that number, batch) on one device."""
+    """(compute(batch, number) -> (metrics, first moments) of a step with that number, batch) on one device.
+
+    `compute(batch, number, spoil)` changes every parameter by `spoil` before the step.
+    """
     config = tiny_config("pretrain")
     state, step, _ = start(config, 1)
 
-    def compute(batch, number):
+    def compute(batch, number, spoil=jnp.copy):
         fresh = jax.tree.map(jnp.copy, state).replace(step=jnp.int32(number))  # the step donates its state
+        fresh = fresh.replace(params=jax.tree.map(spoil, fresh.params))
         after, metrics = step(fresh, sharding.put_batch(batch, mesh_of(1)))
         return jax.device_get((metrics, optax.tree.get(after.opt_state, "mu")))
 
     return compute, make_batch(config, load_tokenizer(config.text.tokenizer))
+
+
+def test_a_step_that_is_not_finite_is_skipped(pretraining):
+    compute, batch = pretraining
+    metrics, moments = compute(batch, 3)
+    assert metrics["skipped"] == 0 and any(moment.any() for moment in jax.tree.leaves(moments))
+    metrics, moments = compute(batch, 3, lambda x: x * jnp.inf)
+    assert metrics["skipped"] == 1 and not np.isfinite(metrics["loss"])
+    assert not any(moment.any() for moment in jax.tree.leaves(moments))
 
 
 def test_an_invalid_example_has_no_influence(pretraining):
