@@ -68,7 +68,10 @@ def train_program(config: ConfigDict, mesh: Mesh, platform: str) -> Program:
             lambda params: task.init_memory(params, jax.random.key(config.seed)),
         )
         shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-        step = make_train_step(model, task, tx, options, build.build_augment(config), mesh, shardings, config.seed)
+        step = make_train_step(
+            model, task, tx, options, build.build_augment(config), mesh, shardings, config.seed,
+            reduce=config.mesh.reduce, accumulate=config.optim.accumulate,
+        )  # fmt: skip
         batch = abstract_batch(config, mesh)
         return Program("train", step, step.trace(state, batch), state, batch, config.batch_size, mesh)
 
