@@ -105,6 +105,7 @@ def _texture(rng: np.random.Generator, height: int, width: int, cells: int) -> n
 def _pictures_of(source: Path, size: tuple[int, int], skip: int) -> Iterator[np.ndarray]:
     """Ten seconds of a video from frame `skip` on, again from its start when it ends, with grain when it is enlarged."""
     rng = np.random.default_rng(skip)
+    grain = rng.normal(0, _GRAIN, (size[0] + 64, size[1] + 64, 1)).astype(np.int16)
     convert = VideoReformatter()
     given = 0
     while given < SECONDS * RATE:
@@ -115,7 +116,8 @@ def _pictures_of(source: Path, size: tuple[int, int], skip: int) -> Iterator[np.
                 enlarged = frame.height < size[0]
                 picture = convert.reformat(frame, width=size[1], height=size[0], format="rgb24", threads=1).to_ndarray()
                 if enlarged:
-                    picture = np.clip(picture + rng.normal(0, _GRAIN, (*size, 1)), 0, 255).astype(np.uint8)
+                    y, x = rng.integers(0, 64, 2)
+                    picture = np.clip(picture + grain[y : y + size[0], x : x + size[1]], 0, 255).astype(np.uint8)
                 yield picture
                 given += 1
                 if given == SECONDS * RATE:

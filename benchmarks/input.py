@@ -54,7 +54,7 @@ def _parse() -> argparse.Namespace:
 
 def _decoding(results: Results, files: dict[str, list[Path]], rounds: int) -> None:
     """Sections "sparse KIND" and "sequential KIND": CPU seconds per clip."""
-    absent = {name: reason for name in (*_SPARSE, "ffmpeg") if (reason := readers.missing(name)) is not None}
+    absent = {name: reason for name in (*_SPARSE, "ffmpeg", "torch") if (reason := readers.missing(name)) is not None}
     results.content["left_out"] = absent
     for name, reason in absent.items():
         print(f"without {name}: {reason}")
@@ -101,7 +101,7 @@ def _sample(root: Path, files: dict[str, list[Path]]) -> loaders.Sample:
 def _loading(results: Results, sample: loaders.Sample, rounds: int, num_clips: int) -> None:
     """Sections "loading, clock" and "loading, CPU": seconds per clip."""
     names = ["bare", "pipeline"]
-    if "decord" not in results.content["left_out"] and not _torch_missing():
+    if not {"decord", "torch"} & set(results.content["left_out"]):
         names += ["torch_decord", "torch_ours"]
     for number in range(rounds):
         for name in names:
@@ -111,11 +111,6 @@ def _loading(results: Results, sample: loaders.Sample, rounds: int, num_clips: i
                 results.add("loading, CPU", name, 1 / by_cpu)
         clock = results.medians("loading, clock")
         print(f"loading, round {number + 1}", {name: f"{1 / value:.1f} clips/s" for name, value in clock.items()}, flush=True)
-
-
-def _torch_missing() -> bool:
-    readers.PACKAGES.setdefault("torch", "torch")
-    return readers.missing("torch") is not None
 
 
 def _memory(results: Results, root: Path, num_clips: int) -> None:

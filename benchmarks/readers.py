@@ -22,7 +22,7 @@ import processes
 from snp_jax.data import decode, sampling
 
 NUM_FRAMES, SIDE = 16, 224
-PACKAGES = {"decord": "decord", "opencv": "cv2", "torchcodec": "torchcodec", "ffmpeg": "imageio_ffmpeg"}
+PACKAGES = {"decord": "decord", "opencv": "cv2", "torchcodec": "torchcodec", "ffmpeg": "imageio_ffmpeg", "torch": "torch"}
 
 
 def choice(seed: int) -> decode.FrameChoice:
