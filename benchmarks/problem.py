@@ -122,7 +122,7 @@ class Ours:
         """All objectives of the paper; `matching` changes `MatchingOptions`."""
         options = {
             "anchor": "middle", "temperature": 1.0, "negatives": 0, "mining": "top_k", "draw_temperature": 0.1,
-            "reweight": "none", "local_groups": 1, "chunk": 512,
+            "reweight": "none", "local_groups": 1, "chunk": 512, "similarity_chunk": 512,
         }  # fmt: skip
         return PretrainTask(
             num_clips=1, weights=WEIGHTS, matching=MatchingOptions(**(options | matching)), moco=None, compat=Compat(),

@@ -79,6 +79,7 @@ def base(task: str) -> ConfigDict:
         config.objective.matching.reweight = "none"  # "median": pairs that stage 1 finds easy count less in stage 2
         config.objective.matching.local_groups = 1  # stage 2 on all pairs inside each n-th of the batch (the release: 8)
         config.objective.matching.chunk = 512  # pairs a cross-branch pass
+        config.objective.matching.similarity_chunk = 512  # pairs whose similarities with all are in memory at a time; 0 = all
         config.objective.moco = ConfigDict()  # in training, stage 1 contrasts with queues of momentum keys
         config.objective.moco.enabled = False
         config.objective.moco.momentum = 0.9999
@@ -113,6 +114,7 @@ def base(task: str) -> ConfigDict:
     config.optim.beta1 = 0.9
     config.optim.beta2 = 0.98
     config.optim.clip_norm = 5.0
+    config.optim.accumulate = 1  # microbatches a step, one after the other; contrastive terms compare inside each
     config.optim.warmup_steps = 2000
     config.optim.warmup_factor = 0.1
     config.optim.milestones = (110_000,)
@@ -124,11 +126,14 @@ def base(task: str) -> ConfigDict:
     config.train.log_every = 50
     config.train.checkpoint_every = 1000
     config.train.keep_checkpoints = 2
+    config.train.max_bad_steps = 10  # updates whose loss is not finite are skipped; so many in a row end the run
     config.train.init_from = placeholder(object)  # where to start: a run, an output of tools/convert.py, or a tuple of several
 
     config.mesh = ConfigDict()
     config.mesh.data = -1  # -1 = all devices that are left
-    config.mesh.fsdp = 1
+    config.mesh.fsdp = 1  # parameters and optimiser state are split over this axis, the batch over data x fsdp
+    config.mesh.model = 1  # attention heads, hidden units and the vocabulary of BERT are split over this axis
+    config.mesh.reduce = "once"  # gradients: added up "once" a step, or where the "compiler" places it (slower; same result)
 
     config.evaluation = ConfigDict()
     config.evaluation.split = "test"

@@ -11,12 +11,12 @@ import argparse
 import json
 import os
 import shlex
-import subprocess
 import sys
 import time
 from pathlib import Path
 
-from snp_jax.errors import UserError, run_cli
+from snp_jax.children import run_together
+from snp_jax.errors import EXIT_STOPPED, UserError, run_cli
 
 TASKS = ("retrieval", "qa", "choice")
 
@@ -65,11 +65,12 @@ def main() -> None:
             continue
         print(f"\n[{number}/{len(listed)}] {name}: python {command}", flush=True)
         begin = time.monotonic()
-        code = subprocess.run([sys.executable, *shlex.split(command)], env=environment).returncode
+        code = run_together([[sys.executable, *shlex.split(command)]], environment)
         seconds[name] = round(seconds.get(name, 0.0) + time.monotonic() - begin, 1)
         clock.write_text(json.dumps(seconds, indent=2) + "\n")
         if code or not product.exists():
-            raise UserError(f"stage {name} did not finish; run the same command again to go on from here")
+            how = "was stopped" if code == EXIT_STOPPED else f"did not finish (exit code {code})"
+            raise UserError(f"stage {name} {how}; run the same command again to go on from here")
     print(f"\n{sum(seconds.values()) / 60:.1f} minutes in all; open {options.root}/report.html")
 
 

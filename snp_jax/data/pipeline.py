@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import grain
@@ -26,7 +26,7 @@ from tqdm import tqdm
 from snp_jax.data import decode, sampling
 from snp_jax.data.records import Annotation
 from snp_jax.data.sources.prepared import Record, VideoSource, open_source
-from snp_jax.data.stream import BatchStream, Reading
+from snp_jax.data.stream import BatchStream, Reading, Share
 from snp_jax.data.watch import Watch, WatchKeeper
 from snp_jax.errors import UserError
 
@@ -104,7 +104,7 @@ def train_batches(
     batch_size: int,
     seed: int,
     reading: Reading,
-    shard: tuple[int, int] = (0, 1),
+    rows: Sequence[int] | None = None,
 ) -> grain.DatasetIterator:
     """Endless training batches, reshuffled every epoch; epochs follow each other without a gap.
 
@@ -112,11 +112,11 @@ def train_batches(
         source: the split.
         spec: what is taken from each video; frames are drawn at random.
         text: what is said about it.
-        batch_size: rows per batch ON THIS HOST.
+        batch_size: rows per batch, over all hosts.
         seed: fixes the order, the frames and the text.
         reading: threads, processes and buffers; does not change the stream.
-        shard: (index, count) of this host. Host h takes positions h, h + count, ... of one global stream, so
-            step s covers the same videos with the same frames on any number of hosts.
+        rows: those that this host reads of every batch (default all). Together the hosts read one global stream: step s
+            has the same videos with the same frames in the same rows on any number of hosts.
 
     Returns:
         An iterator with `get_state`/`set_state` (JSON; exact, valid for any `reading`), which Orbax stores;
@@ -126,7 +126,7 @@ def train_batches(
         UserError: a video of the split lacks the text that the task needs.
     """
     _check_text(source, text)
-    index, count = shard
+    share = Share(tuple(range(batch_size) if rows is None else rows), batch_size)
     keeper = WatchKeeper()
     examples = (
         grain.MapDataset.source(source)
@@ -136,7 +136,7 @@ def train_batches(
         .random_map(functools.partial(_training_example, spec=spec, text=text, watch=keeper.watch))
     )
     identity = {"seed": seed, "videos": len(source)}
-    return BatchStream(examples, batch_size, reading, start=index, stride=count, identity=identity, keeper=keeper)
+    return BatchStream(examples, share, reading, identity=identity, keeper=keeper)
 
 
 def eval_batches(
@@ -149,7 +149,11 @@ def eval_batches(
 ) -> grain.DatasetIterator:
     """All videos once, in storage order, the middle frame of every segment.
 
-    Arguments as in `train_batches`. Every host gets the same number of batches.
+    Args:
+        source, spec, reading: as in `train_batches`.
+        batch_size: rows per batch ON THIS HOST.
+        shard: (index, count) of this host, which reads videos index, index + count, ... Every host gets the same number of
+            batches.
 
     Returns:
         A finite iterator of batches with `index` int32 [B], the row of `read_annotations`, and without text.
@@ -161,8 +165,9 @@ def eval_batches(
     examples = grain.MapDataset.range(batches * batch_size * count).map(
         functools.partial(_evaluation_example, source=source, spec=spec, watch=keeper.watch)
     )
+    share = Share(tuple(range(index, batch_size * count, count)), batch_size * count)
     identity = {"videos": len(source)}
-    return BatchStream(examples, batch_size, reading, start=index, stride=count, identity=identity, keeper=keeper)
+    return BatchStream(examples, share, reading, identity=identity, keeper=keeper)
 
 
 def _training_example(

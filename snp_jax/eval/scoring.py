@@ -56,6 +56,9 @@ class Scorer:
         num_clips: N.
         batch_size: videos or texts a pass.
         chunk: pairs a cross-branch pass.
+
+    Attributes:
+        passes: the compiled functions by name, "videos", "texts" and "pairs", for compilation ahead of time.
     """
 
     def __init__(self, model: SNP, params: Any, *, num_clips: int, batch_size: int, chunk: int):
@@ -79,6 +82,7 @@ class Scorer:
             return net.match(pooled) if head == "match" else net.head("answer_logits", pooled)
 
         self._encode_video, self._encode_text, self._score = encode_video, encode_text, score
+        self.passes = {"videos": encode_video, "texts": encode_text, "pairs": score}
 
     def videos(self, batches: Iterable[Mapping[str, np.ndarray]], total: int) -> EncodedVideos:
         """Encodes the batches of `pipeline.eval_batches` without their padding rows; `total` sizes the progress bar."""

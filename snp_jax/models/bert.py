@@ -58,7 +58,7 @@ class PositionEmbeddings(nn.Module):
         self.position = nn.Embed(config.max_positions, config.width, embedding_init=init)
         self.segment = nn.Embed(config.segments, config.width, embedding_init=init)
         self.norm = layers.LayerNorm(config.epsilon, self.dtype)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = layers.Dropout(config.dropout)
 
     def __call__(self, vectors: jax.Array, segment: int, *, deterministic: bool) -> jax.Array:
         """Embeds a sequence whose word (or clip) vectors are given; positions start at 0.
@@ -72,7 +72,7 @@ class PositionEmbeddings(nn.Module):
         """
         positions = self.position(jnp.arange(vectors.shape[-2]))
         total = vectors + positions + self.segment(jnp.asarray(segment))
-        return self.dropout(self.norm(total), deterministic=deterministic)
+        return self.dropout(self.norm(total), deterministic)
 
 
 class Embeddings(PositionEmbeddings):
@@ -116,7 +116,7 @@ class SelfAttention(nn.Module):
         logits = logits / jnp.sqrt(jnp.float32(head_width))
         logits = logits + jnp.where(mask, 0.0, PADDING_BIAS)[:, None, None, :]
         probabilities = jax.nn.softmax(logits, axis=-1)  # float32 [B, H, Q, L]
-        probabilities = nn.Dropout(config.attention_dropout)(probabilities, deterministic=deterministic)
+        probabilities = layers.Dropout(config.attention_dropout)(probabilities, deterministic)
         context = jnp.einsum("bhqk,bkhd->bqhd", probabilities.astype(self.dtype), value)
         context = context.reshape(asking.shape)  # [B, Q, D]
         return dense(config, config.width, "out", self.dtype)(context), probabilities
@@ -136,14 +136,14 @@ class Layer(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
         config = self.config
-        dropout = nn.Dropout(config.dropout, deterministic=self.deterministic)
+        dropout = layers.Dropout(config.dropout)
         attention = SelfAttention(config, self.dtype, name="attention")
         kept = x[:, :1] if self.first_only else x
         attended, probabilities = attention(kept, x, mask, deterministic=self.deterministic)
-        x = layers.LayerNorm(config.epsilon, self.dtype, name="attention_norm")(kept + dropout(attended))
+        x = layers.LayerNorm(config.epsilon, self.dtype, name="attention_norm")(kept + dropout(attended, self.deterministic))
         hidden = layers.gelu(dense(config, config.mlp_width, "mlp_in", self.dtype)(x))
         hidden = dense(config, config.width, "mlp_out", self.dtype)(hidden)
-        x = layers.LayerNorm(config.epsilon, self.dtype, name="mlp_norm")(x + dropout(hidden))
+        x = layers.LayerNorm(config.epsilon, self.dtype, name="mlp_norm")(x + dropout(hidden, self.deterministic))
         return x, probabilities.mean(axis=1).sum(axis=1)  # mean over heads, sum over queries
 
 

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from snp_jax.models import bert
+from snp_jax.models import bert, layers
 from snp_jax.models.layers import VisualGrid
 from snp_jax.models.temporal import OrderHead, TemporalConfig, TemporalEncoder
 from snp_jax.models.visual import VisualConfig, make_visual, projection
@@ -125,7 +125,7 @@ class SNP(nn.Module):
         self.cross_words = bert.MaskedWordHead(config.bert, self.dtype)
         self.match_fc1 = nn.Dense(2 * width, dtype=self.dtype)
         self.match_fc2 = nn.Dense(1, dtype=self.dtype)
-        self.head_dropout = nn.Dropout(config.head_dropout)
+        self.head_dropout = layers.Dropout(config.head_dropout)
         if config.num_answers:
             self.answer = nn.Dense(config.num_answers, dtype=self.dtype)
         if config.itm:
@@ -209,7 +209,7 @@ class SNP(nn.Module):
     # ------------------------------------------------------------------ heads
     def match(self, pooled: jax.Array, *, deterministic: bool) -> jax.Array:
         """Matching score of cross-branch outputs: `[B, D]` -> float32 `[B]`."""
-        pooled = self.head_dropout(pooled, deterministic=deterministic)
+        pooled = self.head_dropout(pooled, deterministic)
         return self.match_fc2(jax.nn.relu(self.match_fc1(pooled)))[..., 0].astype(jnp.float32)
 
     def text_word_logits(self, sequence: jax.Array) -> jax.Array:

@@ -18,6 +18,7 @@ from snp_jax.data.text import Tokenizer, load_tokenizer
 from snp_jax.errors import UserError
 from snp_jax.train.build import required
 from snp_jax.train.compat import Compat
+from snp_jax.train.processes import is_first
 
 ANSWERS = "answers.json"
 HOST_KEYS = ("video_id", "failure")
@@ -45,6 +46,15 @@ def reading(config: ConfigDict) -> pipeline.Reading:
     return pipeline.Reading(num_workers=config.reading.num_workers, num_threads=config.reading.num_threads)
 
 
+def check_workdir(workdir: Path) -> None:
+    """Raises `UserError` for an object store's address, which is no path."""
+    if ":/" in str(workdir):
+        raise UserError(
+            f"--workdir {workdir} is the address of an object store: mount the bucket (for example with Cloud Storage FUSE) "
+            "and name the folder, which all processes must see"
+        )
+
+
 def forget(workdir: Path) -> None:
     """Removes the side files of an attempt that ended before its first checkpoint: its config may have been wrong."""
     for file in (*workdir.glob("tokenizer.*"), workdir / ANSWERS):
@@ -52,10 +62,15 @@ def forget(workdir: Path) -> None:
 
 
 def adopt_tokenizer(config: ConfigDict, workdir: Path) -> Tokenizer:
-    """The run's own copy of the tokeniser, so that a checkpoint is complete without the file it came from."""
+    """The run's own copy of the tokeniser, so that a checkpoint is complete without the file it came from.
+
+    The first process makes it.
+    """
     source = Path(required(config, "text", "tokenizer"))
     copy = workdir / f"tokenizer{source.suffix}"
     if not copy.exists():
+        if not is_first():
+            raise UserError(f"{copy} does not exist here: --workdir must be on a filesystem that all processes share")
         load_tokenizer(source)  # a bad file is reported under its own name
         shutil.copyfile(source, copy)
     return load_tokenizer(copy)

@@ -12,6 +12,7 @@ import pytest
 from snp_jax.models.bert import BertConfig
 from snp_jax.models.network import Network
 from snp_jax.models.pvt import PVTConfig
+from snp_jax.models.shard import Shard
 from snp_jax.models.snp import SNP, Clips, Cross, CrossInputs, SNPConfig, Text
 from snp_jax.objectives.masking import IGNORE, Masked
 from snp_jax.objectives.order import ClipOrder
@@ -37,6 +38,7 @@ MATCHING = MatchingOptions(
     reweight="none",
     local_groups=1,
     chunk=0,
+    similarity_chunk=0,
 )
 
 
@@ -51,6 +53,8 @@ TASK = PretrainTask(
 class RecordingNet:
     """A stand-in for `Network`: hidden states are the ids, and every caption that is read is kept by who read it."""
 
+    shard = Shard()
+
     def __init__(self):
         self.read, self.pairs, self.logits = {"text": [], "cross": []}, [], []
 
@@ -61,24 +65,24 @@ class RecordingNet:
         features = jax.random.normal(jax.random.key(0), (PAIRS, num_clips, WIDTH))
         return Clips(features, features / 10, jnp.ones((PAIRS, num_clips), bool))
 
-    def text(self, ids, mask, *, key=None):
+    def text(self, ids, mask, *, key=None, rows=None):
         self.read["text"].append(np.asarray(ids))
         hidden = self.hidden(ids) / 10
         return Text(-hidden, hidden, hidden[:, 1] / 10, jnp.ones(ids.shape))
 
-    def caption_inputs(self, ids, mask, *, key=None):
+    def caption_inputs(self, ids, mask, *, key=None, rows=None):
         return CrossInputs(self.hidden(ids), mask)
 
     def raw_caption(self, text, ids, mask, *, key=None):
         return CrossInputs(self.hidden(ids), mask)
 
-    def clip_inputs(self, tokens, mask, *, key=None):
+    def clip_inputs(self, tokens, mask, *, key=None, rows=None):
         return CrossInputs(tokens, mask)
 
     def spread(self, x):
         return x
 
-    def cross(self, caption, clips, *, key=None):
+    def cross(self, caption, clips, *, key=None, rows=None):
         self.read["cross"].append(np.asarray(caption.embedded[..., 0], np.int32))
         pooled = jnp.arange(len(caption.mask), dtype=jnp.float32)[:, None] * jnp.ones(WIDTH)
         return Cross(caption.embedded, clips.embedded, pooled)
@@ -95,7 +99,7 @@ class RecordingNet:
         x = x[:, 1:] if name == "order_logits" else x
         return jnp.zeros((*x.shape[:-1], classes))
 
-    def pair_scores(self, captions, videos, texts, columns, *, chunk, key=None):
+    def pair_scores(self, captions, videos, texts, columns, *, chunk, key=None, rows=None):
         self.pairs.append((np.asarray(texts), np.asarray(columns)))
         return jnp.zeros(len(texts))
 
@@ -292,14 +296,20 @@ def test_losses_are_the_same_whether_the_two_share_a_pass_or_not():
         np.testing.assert_allclose(scores, apart[1], rtol=0, atol=0.01 * spread)
 
 
+class MinedChoices(PretrainChoices):
+    """Drawn by the rule, but for the masks."""
+
+    def mask(self, ids, maskable):
+        return MASKED
+
+
 @pytest.mark.parametrize("rule", ["nearest", "top_k"])
 def test_mined_negatives_list_the_positive_once_or_in_the_release_twice(rule):
     matching = dataclasses.replace(MATCHING, mining=rule, negatives=2)
-    choices = PretrainChoices(
-        keys={}, mining=MiningOptions(rule, 2, 1.0), masker=lambda *_: MASKED, ratio=0.15, attentive=0.0, mask_id=MASK,
+    choices = MinedChoices(
+        keys={}, shard=Shard(), mining=MiningOptions(rule, 2, 1.0), masker=None, ratio=0.15, attentive=0.0, mask_id=MASK,
         significant=None, words_per_caption=2, order_ratio=0.15,
     )  # fmt: skip
-    choices = dataclasses.replace(choices, keys={"mask": None})
     _, net = run(["gvtm_stage2"], choices, matching=matching)
     ((texts, videos),) = net.pairs
     own = texts == videos
@@ -324,8 +334,8 @@ def test_drawn_false_captions_belong_to_other_valid_pairs():
     valid, seen = jnp.asarray([True, False, True, True]), set()
     for seed in range(20):
         choices = PretrainChoices(
-            keys={"false": jax.random.key(seed)}, mining=None, masker=None, ratio=0.15, attentive=0.0, mask_id=MASK,
-            significant=None, words_per_caption=2, order_ratio=0.15,
+            keys={"false": jax.random.key(seed)}, shard=Shard(), mining=None, masker=None, ratio=0.15, attentive=0.0,
+            mask_id=MASK, significant=None, words_per_caption=2, order_ratio=0.15,
         )  # fmt: skip
         false = choices.false_captions(jnp.asarray(IDS), jnp.asarray(IDS > 0), valid)
         rows = [int(np.flatnonzero((row == IDS).all(axis=1))[0]) for row in np.asarray(false.ids)]
