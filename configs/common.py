@@ -12,7 +12,7 @@ from snp_jax.train.compat import Compat
 
 
 def base(task: str) -> ConfigDict:
-    """A complete config of SNP-S3-PVT for `task`: "pretrain", "retrieval", "qa" or "choice"."""
+    """A complete config of SNP-S3-PVT for `task`: "tagging", "pretrain", "retrieval", "qa" or "choice"."""
     config = ConfigDict()
     config.task = task
     config.seed = 0
@@ -67,6 +67,8 @@ def base(task: str) -> ConfigDict:
     config.model.visual = pvt("b2")  # or resnet(), or video_swin(size): each has its own keys
 
     config.objective = ConfigDict()
+    if task == "tagging":
+        config.objective.tags = "significant"  # words that the visual encoder learns to name: "significant" or "any"
     if task in ("pretrain", "retrieval"):
         config.objective.matching = ConfigDict()
         config.objective.matching.anchor = "middle"  # positive clips of stage 1 and LVWM: "middle" or "bag"

@@ -48,6 +48,10 @@ class Network:
         """`SNP.encode_video`."""
         return self._run("encode_video", frames, frame_mask, num_clips=num_clips, pixel_mask=pixel_mask, key=key)
 
+    def tags(self, frames, frame_mask, *, num_clips: int, pixel_mask=None, key=None) -> jax.Array:
+        """`Tagger.tag_logits`."""
+        return self._run("tag_logits", frames, frame_mask, num_clips=num_clips, pixel_mask=pixel_mask, key=key)
+
     def text(self, ids, mask, *, key=None, rows=None) -> Text:
         """`SNP.encode_text`."""
         return self._run("encode_text", ids, mask, key=key, rows=rows)

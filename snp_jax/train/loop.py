@@ -29,7 +29,7 @@ from snp_jax.train.warm_start import warm_start
 CONFIG = "config.json"
 DONE = "DONE"
 """Written into the working directory when the last step is saved; holds that step."""
-TASK_PARAMETERS = ("answer/",)
+TASK_PARAMETERS = ("answer/", "clip_tags/")
 """Prefixes of parameter paths that mean something else in each task, and so never come from another run."""
 RESUMABLE = ("train", "reading", "evaluation", "mesh", "dataset")
 """Config sections that may differ when a run is resumed."""
