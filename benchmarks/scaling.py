@@ -70,23 +70,25 @@ def compile_cell(arguments: list[str]) -> dict:
 
 def table(results: dict[str, dict]) -> str:
     """Markdown of all results, and what was not compiled."""
-    lines = [
-        f"| {' | '.join(COLUMNS)} |",
-        f"|{' --- |' * len(COLUMNS)}",
-    ]
-    missing = []
+    rows, missing = [], {}
     for name, _ in cells():
         recipe, where, batch = name.split("@")
         row = results.get(name)
         if row is None:
-            missing.append(name)
+            missing.setdefault(recipe, []).append(f"{where} at {batch}")
         elif "refused" in row:
-            lines.append(f"| {recipe} | {where} | {batch} | refused: {row['refused']} | | | | | | |")
+            rows.append(f"| {recipe} | {where} | {batch} | refused: {row['refused']} |{' |' * (len(COLUMNS) - 4)}")
         else:
-            lines.append(f"| {recipe} | {where} | {batch} | {_row(row)} |")
+            rows.append(f"| {recipe} | {where} | {batch} | {_row(row)} |")
+    if rows:
+        rows = [f"| {' | '.join(COLUMNS)} |", f"|{' --- |' * len(COLUMNS)}", *rows, ""]
     if missing:
-        lines += ["", f"Not compiled yet ({len(missing)} of {len(cells())}): {', '.join(missing)}."]
-    return "\n".join(lines)
+        rows.append("Not compiled yet:")
+        rows.append("")
+    whole = {recipe: sum(name.startswith(f"{recipe}@") for name, _ in cells()) for recipe in missing}
+    for recipe, left in missing.items():
+        rows.append(f"- {recipe}: {'every slice and batch' if len(left) == whole[recipe] else ', '.join(left)}")
+    return "\n".join(rows)
 
 
 def _row(row: dict) -> str:
