@@ -12,7 +12,7 @@ from snp_jax.train.compat import Compat
 
 
 def base(task: str) -> ConfigDict:
-    """A complete config of SNP-S3-PVT for `task`: "pretrain", "retrieval", "qa" or "choice"."""
+    """A complete config of SNP-S3-PVT for `task`: "tagging", "pretrain", "retrieval", "qa" or "choice"."""
     config = ConfigDict()
     config.task = task
     config.seed = 0
@@ -41,6 +41,7 @@ def base(task: str) -> ConfigDict:
     config.text = ConfigDict()
     config.text.tokenizer = placeholder(str)  # vocab.txt (WordPiece) or spm.model (SentencePiece)
     config.text.max_len = 30  # tokens, [CLS] and [SEP] included
+    config.text.bucket = 8  # training batches are cut to their longest text, a multiple of this; 0 = max_len always
     config.text.words = placeholder(str)  # words.json of tools/mine_significant_words.py (pre-training)
     config.text.top_k = 3000  # significant words
 
@@ -66,6 +67,8 @@ def base(task: str) -> ConfigDict:
     config.model.visual = pvt("b2")  # or resnet(), or video_swin(size): each has its own keys
 
     config.objective = ConfigDict()
+    if task == "tagging":
+        config.objective.tags = "significant"  # words that the visual encoder learns to name: "significant" or "any"
     if task in ("pretrain", "retrieval"):
         config.objective.matching = ConfigDict()
         config.objective.matching.anchor = "middle"  # positive clips of stage 1 and LVWM: "middle" or "bag"

@@ -26,14 +26,15 @@ def stages(root: Path, seed: int) -> list[tuple[str, Path, str]]:
     train = "-m snp_jax.train --config configs/toy/{0}.py --workdir {1}/{2} --config.seed={3}"
     listed = [
         ("corpus", root / "corpus/README.md", f"-m snp_jax.data.toy --out {root}/corpus --seed {seed}"),
-        ("dataset", root / "tfds/prepared.json", f"tools/prepare.py folder --data {root}/corpus --out {root}/tfds"),
+        ("dataset", root / "tfds/prepared.json",
+         f"tools/prepare.py folder --data {root}/corpus --out {root}/tfds --reencode mjpeg --short-side 96"),
         ("tokenizer", root / "tokenizer.model",
          f"tools/train_tokenizer.py --data {root}/corpus --vocab-size 400 --out {root}/tokenizer.model"),
         ("significant_words", root / "words.json",
          f"tools/mine_significant_words.py --data {root}/corpus --jobs 2 --out {root}/words.json"),
-        ("pretrain_frames", root / "pretrain_frames/DONE", train.format("pretrain_frames", root, "pretrain_frames", seed)),
+        ("tagging", root / "tagging/DONE", train.format("tagging", root, "tagging", seed)),
         ("pretrain", root / "pretrain/DONE",
-         train.format("pretrain", root, "pretrain", seed) + f" --config.train.init_from={root}/pretrain_frames"),
+         train.format("pretrain", root, "pretrain", seed) + f" --config.train.init_from={root}/tagging"),
     ]  # fmt: skip
     for task in TASKS:
         start = f" --config.train.init_from={root}/pretrain"

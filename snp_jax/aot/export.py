@@ -38,7 +38,7 @@ def export_for_gpu(config: ConfigDict, topology: str, batch: int, step: str, fil
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", int(count))  # they stand for the GPUs in the shardings
     config = with_batch(config, batch, step)
-    mesh = topology_mesh(config, jax.devices(), batch)
+    mesh = topology_mesh(config, jax.devices(), batch, step)
     program = make_program(config, mesh, "gpu", step)
     leaves = jax.tree.leaves((program.state, program.batch))
     with lower_for("gpu"):

@@ -7,8 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-from jax.sharding import AxisType, Mesh
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from snp_jax.aot.chips import Topology, topology_devices
@@ -16,6 +15,7 @@ from snp_jax.aot.compiling import Compiled, TooLarge, compile_program
 from snp_jax.aot.program import Program, evaluation_program, train_program
 from snp_jax.aot.report import Report, make_report
 from snp_jax.errors import UserError
+from snp_jax.train import build, sharding
 
 FIRST_PER_DEVICE = 128
 """Where the search for the largest batch begins; it goes down, since what does not fit is refused in seconds."""
@@ -64,7 +64,7 @@ def _attempt(
     config: ConfigDict, topology: Topology, devices: Sequence[Any], batch: int, step: str, say: Callable[[str], None], keep
 ) -> tuple[Report, Compiled | TooLarge]:
     config = with_batch(config, batch, step)
-    mesh = topology_mesh(config, devices, batch)
+    mesh = topology_mesh(config, devices, batch, step)
     say(f"tracing and compiling: global batch {batch} on {topology.name} ...")
     program = make_program(config, mesh, "tpu", step)
     outcome = compile_program(program.traced)
@@ -95,28 +95,27 @@ def with_batch(config: ConfigDict, batch: int, step: str) -> ConfigDict:
     return config
 
 
-def topology_mesh(config: ConfigDict, devices: Sequence[Any], batch: int) -> Mesh:
+def topology_mesh(config: ConfigDict, devices: Sequence[Any], batch: int, step: str) -> Mesh:
     """The mesh of `config.mesh` over described devices. Chips that a small batch leaves over go to the `model` axis.
 
     Raises:
         UserError: the sizes do not give the number of devices, or BERT's heads cannot be split over the chips left over.
     """
-    asked = {"data": config.mesh.data, "fsdp": config.mesh.fsdp, "model": 1}
-    asked |= {axis: size for axis, size in config.mesh.items() if axis in asked}
-    sizes = dict(asked)
+    sizes = {axis: config.mesh[axis] for axis in sharding.MESH_AXES}
     if -1 in sizes.values():
         free = next(axis for axis, size in sizes.items() if size == -1)
-        sizes[free] = len(devices) // math.prod(size for axis, size in sizes.items() if axis != free)
+        sizes[free] = max(len(devices) // math.prod(size for axis, size in sizes.items() if axis != free), 1)
     shares = math.gcd(sizes["data"] * sizes["fsdp"], batch)
     left_over = sizes["data"] * sizes["fsdp"] // max(shares, 1)
     if left_over > 1:
         sizes["fsdp"] = math.gcd(sizes["fsdp"], shares)
         sizes |= {"data": shares // sizes["fsdp"], "model": sizes["model"] * left_over}
-    if min(sizes.values()) < 1 or math.prod(sizes.values()) != len(devices):
-        raise UserError(f"config.mesh: {asked} does not give the {len(devices)} devices of the topology")
     if config.model.bert.heads % sizes["model"]:
         raise UserError(
             f"global batch {batch} on {len(devices)} devices leaves {sizes['model']} for each share of it, over which the "
             f"{config.model.bert.heads} heads of BERT cannot be split: use a larger batch or fewer devices"
         )
-    return jax.make_mesh(tuple(sizes.values()), tuple(sizes), axis_types=(AxisType.Auto,) * 3, devices=devices)
+    if step == "train":
+        config.mesh.update(sizes)
+        return build.build_mesh(config, devices)
+    return sharding.make_mesh(sharding.MeshOptions(**sizes), devices)

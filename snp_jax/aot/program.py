@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from snp_jax.aot.stand_ins import with_text_files
+from snp_jax.errors import UserError
 from snp_jax.eval.scoring import Scorer
 from snp_jax.models.backend import lower_for
 from snp_jax.train import build, inputs, sharding
@@ -68,7 +69,10 @@ def train_program(config: ConfigDict, mesh: Mesh, platform: str) -> Program:
             lambda params: task.init_memory(params, jax.random.key(config.seed)),
         )
         shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
-        step = make_train_step(model, task, tx, options, build.build_augment(config), mesh, shardings, config.seed)
+        step = make_train_step(
+            model, task, tx, options, build.build_augment(config), mesh, shardings, config.seed,
+            reduce=config.mesh.reduce, accumulate=config.optim.accumulate,
+        )  # fmt: skip
         batch = abstract_batch(config, mesh)
         return Program("train", step, step.trace(state, batch), state, batch, config.batch_size, mesh)
 
@@ -76,6 +80,8 @@ def train_program(config: ConfigDict, mesh: Mesh, platform: str) -> Program:
 def evaluation_program(config: ConfigDict, mesh: Mesh, platform: str, name: str) -> Program:
     """A pass of evaluation (`eval.scoring.Scorer`): "videos" encodes `evaluation.batch_size` of them, "pairs" scores
     `evaluation.chunk` (text, video) pairs. The arguments are those of `train_program`."""
+    if config.task == "tagging":
+        raise UserError(f"--step {name}: the task tagging trains a visual encoder and has no evaluation")
     model, _ = _model_and_task(config)
     settings, spec = config.evaluation, inputs.clip_spec(config)
     scorer = Scorer(model, None, num_clips=spec.num_clips, batch_size=settings.batch_size, chunk=settings.chunk)

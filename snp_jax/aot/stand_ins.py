@@ -27,7 +27,7 @@ def with_text_files(config: ConfigDict, folder: Path) -> Tokenizer:
         file.write_text("\n".join([*FIRST, *reserved, *words]) + "\n")
         text.tokenizer = str(file)
     tokenizer = load_tokenizer(Path(text.tokenizer))
-    if config.task == "pretrain" and (not text.words or not Path(text.words).is_file()):
+    if config.task in ("tagging", "pretrain") and (not text.words or not Path(text.words).is_file()):
         names = [word for i in range(tokenizer.vocab_size) if (word := tokenizer.whole_word(i)) and len(word) > 1]
         counts = {word: WordCounts(0, len(names) - i, 0, 0, word) for i, word in enumerate(names[: text.top_k])}
         save_words(folder / "words.json", MinedWords(counts, len(names), len(names), "stand-in", ()))

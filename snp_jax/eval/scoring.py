@@ -78,7 +78,7 @@ class Scorer:
         @partial(jax.jit, static_argnames="head")
         def score(params, ids, mask, tokens, clip_mask, head):
             net = Network(model, params)
-            pooled = net.cross(net.caption_inputs(ids, mask), net.clip_inputs(tokens, clip_mask)).pooled
+            pooled = net.cross_pooled(net.caption_inputs(ids, mask), net.clip_inputs(tokens, clip_mask))
             return net.match(pooled) if head == "match" else net.head("answer_logits", pooled)
 
         self._encode_video, self._encode_text, self._score = encode_video, encode_text, score

@@ -48,6 +48,10 @@ class Network:
         """`SNP.encode_video`."""
         return self._run("encode_video", frames, frame_mask, num_clips=num_clips, pixel_mask=pixel_mask, key=key)
 
+    def tags(self, frames, frame_mask, *, num_clips: int, pixel_mask=None, key=None) -> jax.Array:
+        """`Tagger.tag_logits`."""
+        return self._run("tag_logits", frames, frame_mask, num_clips=num_clips, pixel_mask=pixel_mask, key=key)
+
     def text(self, ids, mask, *, key=None, rows=None) -> Text:
         """`SNP.encode_text`."""
         return self._run("encode_text", ids, mask, key=key, rows=rows)
@@ -69,6 +73,10 @@ class Network:
     def cross(self, caption: CrossInputs, clips: CrossInputs, *, key=None, rows=None) -> Cross:
         """`SNP.encode_cross` on pairs."""
         return self._run("encode_cross", caption, clips, key=key, rows=rows)
+
+    def cross_pooled(self, caption: CrossInputs, clips: CrossInputs, *, key=None, rows=None) -> jax.Array:
+        """`SNP.pool_cross` on pairs, `[B, D]`."""
+        return self._run("pool_cross", caption, clips, key=key, rows=rows)
 
     def match(self, pooled, *, key=None, rows=None) -> jax.Array:
         """`SNP.match`."""
@@ -118,7 +126,7 @@ class Network:
             text, video, numbers = indices
             caption = CrossInputs(self.spread(captions.embedded[text]), captions.mask[text])
             video_part = CrossInputs(self.spread(clips.embedded[video]), clips.mask[video])
-            pooled = self.cross(caption, video_part, key=keys[0], rows=numbers).pooled
+            pooled = self.cross_pooled(caption, video_part, key=keys[0], rows=numbers)
             return self.match(pooled, key=keys[1], rows=numbers)
 
         if chunks == 1:

@@ -17,6 +17,7 @@ from snp_jax.data.words import build_word_tables, load_words, rank_words
 from snp_jax.errors import UserError
 from snp_jax.models.bert import BertConfig
 from snp_jax.models.snp import SNP, SNPConfig
+from snp_jax.models.tagger import Tagger
 from snp_jax.models.temporal import TemporalConfig
 from snp_jax.models.visual import VISUAL_CONFIGS, VisualConfig
 from snp_jax.objectives import masking
@@ -29,15 +30,17 @@ from snp_jax.train.gvtm import MatchingOptions
 from snp_jax.train.momentum import MocoOptions
 from snp_jax.train.optim import DECAY_RULES, DECAY_RULES_BY_NAME, OptimOptions, encoder_rate_rules
 from snp_jax.train.pretrain import PretrainTask
+from snp_jax.train.tagging import TaggingTask
 from snp_jax.train.tasks import Task
 
-TASKS = ("pretrain", "retrieval", "qa", "choice")
+TASKS = ("tagging", "pretrain", "retrieval", "qa", "choice")
 CHOICES = {
     "model.dtype": ("float32", "bfloat16"),
     "mesh.reduce": REDUCE,
     "model.visual.kind": tuple(VISUAL_CONFIGS),
     "objective.matching.anchor": ("middle", "bag"),
     "objective.masking.kind": ("mssm", "mlm"),
+    "objective.tags": ("significant", "any"),
     "optim.name": ("adamw", "muon"),
     "objective.lvwm": ("after", "before", "both"),
     "objective.matching_caption": ("masked", "raw"),
@@ -93,9 +96,11 @@ def build_mesh(config: ConfigDict, devices: Sequence[Any] | None = None) -> Mesh
     return mesh
 
 
-def build_model(config: ConfigDict, tokenizer: Tokenizer) -> SNP:
-    """The network of `config.model` for a tokeniser's vocabulary."""
+def build_model(config: ConfigDict, tokenizer: Tokenizer) -> SNP | Tagger:
+    """The network of `config.model` for a tokeniser's vocabulary; of the task "tagging", its visual part."""
     model = config.model
+    if config.task == "tagging":
+        return Tagger(build_visual(config), model.bert.width, tokenizer.vocab_size, dtype=jnp.dtype(model.dtype))
     if config.text.max_len > model.bert.max_positions:
         raise UserError(
             f"config.text.max_len={config.text.max_len} exceeds config.model.bert.max_positions={model.bert.max_positions}"
@@ -146,6 +151,10 @@ def build_task(config: ConfigDict, tokenizer: Tokenizer) -> Task:
     if name == "choice":
         return tasks.ChoiceTask(num_clips)
     compat = Compat(**config.compat.to_dict())
+    if name == "tagging":
+        every = config.objective.tags == "any"
+        tags = jnp.ones(tokenizer.vocab_size, bool) if every else build_words(config, tokenizer, compat).significant
+        return TaggingTask(num_clips, tags, tuple(tokenizer.special_ids))
     shared = {
         "num_clips": num_clips, "weights": config.objective.weights.to_dict(), "matching": _matching(config),
         "moco": _moco(config, compat), "compat": compat,

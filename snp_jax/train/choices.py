@@ -114,15 +114,21 @@ class PretrainChoices(PairChoices):
         """The masked copy of the captions int32 `[B, L]`; `maskable` bool `[B, L]` marks their words."""
         return each_row(self.masker, self.row_keys("mask", ids.shape[0]), ids, maskable)
 
+    def attends(self) -> bool | jax.Array:
+        """Whether `attend` changes anything in this step: False where that is known beforehand, else a bool scalar."""
+        if not self.attentive:
+            return False
+        coin, _ = jax.random.split(self.keys["attend"])
+        return jax.random.bernoulli(coin, self.attentive)
+
     def attend(self, masked: Masked, ids: jax.Array, maskable: jax.Array, importance: jax.Array) -> Masked:
         """The captions of the cross branch: with probability `attentive`, masked where the text branch attends."""
         if not self.attentive:
             return masked
-        coin, draw = jax.random.split(self.keys["attend"])
+        _, draw = jax.random.split(self.keys["attend"])
         mask = functools.partial(masking.mask_attended, ratio=self.ratio, mask_id=self.mask_id)
         attended = each_row(mask, row_keys(draw, self.shard.rows(ids.shape[0])), ids, maskable, importance)
-        use = jax.random.bernoulli(coin, self.attentive)
-        return jax.tree.map(lambda new, old: jnp.where(use, new, old), attended, masked)
+        return jax.tree.map(lambda new, old: jnp.where(self.attends(), new, old), attended, masked)
 
     def words(self, ids: jax.Array, maskable: jax.Array) -> jax.Array:
         """LVWM's word positions, int32 `[B, K]`."""
@@ -166,6 +172,10 @@ class FixedChoices(NamedTuple):
     def mask(self, ids, maskable) -> Masked:
         """See `PretrainChoices`."""
         return self.masked
+
+    def attends(self) -> bool:
+        """See `PretrainChoices`."""
+        return self.attended is not None
 
     def attend(self, masked, ids, maskable, importance) -> Masked:
         """See `PretrainChoices`."""

@@ -72,13 +72,17 @@ class Captions(NamedTuple):
 
 
 class Pairs(NamedTuple):
-    """The pairs that are here as the network encoded them: both branches, inputs of the cross branch, `valid` `[b]`."""
+    """The pairs that are here as the network encoded them: both branches, inputs of the cross branch, `valid` `[b]`.
+
+    `pooled` `[b, D]` is the cross branch's output for each caption with its own video, where a step has computed it anyway.
+    """
 
     text: Text
     clips: Clips
     captions: Captions
     videos: CrossInputs
     valid: jax.Array
+    pooled: jax.Array | None = None
 
 
 class Computed(NamedTuple):
@@ -161,18 +165,23 @@ def stage2(
         index = jnp.repeat(jnp.arange(own.shape[0], dtype=jnp.int32), columns.shape[1])
         return score(pairs.captions.inputs, index, own[index], columns.reshape(-1)).reshape(columns.shape)
 
+    known = None
+    if pairs.pooled is not None:
+        known = net.match(pairs.pooled, key=None if key is None else jax.random.fold_in(key, 1))
     if compat.mined_matrix and options.mining != "sample":
         columns = choices.columns(found, size)
         return _matrices(shard, of_own_texts(columns), columns, found, weights, compat)
     if options.negatives == 0:
         columns = own[:, None] // size * size + jnp.arange(size, dtype=jnp.int32)
-        return _matrices(shard, of_own_texts(columns), columns, found, weights, compat)
+        return _matrices(shard, _whole_rows(of_own_texts, columns, own, known), columns, found, weights, compat)
     negatives = choices.negatives(found)
     captions = _with_chosen(shard, pairs.captions, negatives.texts.reshape(-1))
     index = jnp.arange(own.shape[0], dtype=jnp.int32)
     chosen = own.shape[0] + jnp.arange(negatives.texts.size, dtype=jnp.int32)
     index = jnp.concatenate([index, jnp.repeat(index, options.negatives), chosen])
-    return _chosen(lambda texts, columns: score(captions, index, texts, columns), negatives, found, weights)
+    if known is not None:
+        index = index[own.shape[0] :]
+    return _chosen(lambda texts, columns: score(captions, index, texts, columns), known, negatives, found, weights)
 
 
 def _with_chosen(shard: Shard, captions: Captions, places: jax.Array) -> CrossInputs:
@@ -183,6 +192,17 @@ def _with_chosen(shard: Shard, captions: Captions, places: jax.Array) -> CrossIn
     ids, mask = (x[places] for x in shard.gather((captions.ids, captions.mask)))
     others = captions.embed(ids, mask, places)
     return CrossInputs(*(jnp.concatenate([here, other]) for here, other in zip(captions.inputs, others, strict=True)))
+
+
+def _whole_rows(of_columns: Callable, columns: jax.Array, own: jax.Array, known: jax.Array | None) -> jax.Array:
+    """Scores of each text with the videos at `columns`, `[b, s]`; those with its own (column own % s) may be `known`, `[b]`."""
+    size = columns.shape[1]
+    if known is None or size == 1:
+        return of_columns(columns) if known is None else known[:, None]
+    place = (own % size)[:, None]  # the row is computed from the next column on, and turned back
+    others = of_columns(jnp.take_along_axis(columns, (place + jnp.arange(1, size)) % size, axis=1))
+    turned = jnp.concatenate([known[:, None], others], axis=1)
+    return jnp.take_along_axis(turned, (jnp.arange(size) - place) % size, axis=1)
 
 
 def _matrices(
@@ -199,15 +219,16 @@ def _matrices(
     return Computed({"gvtm_stage2": term}, {"recall_stage2": hits}, {"scores": square[..., 0]})
 
 
-def _chosen(score: Scorer, negatives: mining.Negatives, found: Similarities, weights: jax.Array | None) -> Computed:
-    """The loss on k chosen negatives a text and a video."""
+def _chosen(
+    score: Scorer, known: jax.Array | None, negatives: mining.Negatives, found: Similarities, weights: jax.Array | None
+) -> Computed:
+    """The loss on k chosen negatives a text and a video; scores of the pairs themselves may be `known`, `[b]`."""
     own, valid = found.own, found.valid[found.own]
     pairs, count = negatives.videos.shape
     repeated = jnp.repeat(own, count)
-    scores = score(
-        jnp.concatenate([own, repeated, negatives.texts.reshape(-1)]),
-        jnp.concatenate([own, negatives.videos.reshape(-1), repeated]),
-    )
+    texts = jnp.concatenate([own, repeated, negatives.texts.reshape(-1)])
+    videos = jnp.concatenate([own, negatives.videos.reshape(-1), repeated])
+    scores = score(texts, videos) if known is None else jnp.concatenate([known, score(texts[pairs:], videos[pairs:])])
     positive, other_videos, other_texts = jnp.split(scores, [pairs, pairs * (1 + count)])
     other_videos, other_texts = other_videos.reshape(pairs, count), other_texts.reshape(pairs, count)
     term = mining.sampled_nce(positive, other_videos, other_texts, negatives, valid, weights=weights)

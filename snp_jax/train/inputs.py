@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from snp_jax.data import pipeline
@@ -21,6 +23,8 @@ from snp_jax.train.processes import is_first
 ANSWERS = "answers.json"
 HOST_KEYS = ("video_id", "failure")
 """Parts of a batch that stay on the host."""
+TEXT_KEYS = ("text_ids", "text_mask", "text_ids_to_mask")
+"""Parts of a batch whose last axis is the tokens of a text."""
 
 
 def clip_spec(config: ConfigDict) -> pipeline.ClipSpec:
@@ -114,3 +118,20 @@ def text_of_task(config: ConfigDict, tokenizer: Tokenizer, workdir: Path, source
     if config.task == "pretrain" and Compat(**config.compat.to_dict()).separate_windows:
         return TwoWindowsText(tokenizer, config.text.max_len)
     return CaptionText(tokenizer, config.text.max_len)
+
+
+def cut_padding(arrays: Mapping[str, np.ndarray], multiple: int) -> dict[str, np.ndarray]:
+    """The batch without the padding that all its texts share: cut to the longest text, rounded up to `multiple` tokens.
+
+    Rounding keeps the shapes few, and so what is compiled: one step a length.
+
+    Args:
+        arrays: a batch; "text_mask" bool `[..., L]` says which tokens are real.
+        multiple: 0 = leave as it is.
+    """
+    length = arrays["text_mask"].shape[-1]
+    if multiple:
+        real = arrays["text_mask"].reshape(-1, length).any(axis=0)
+        longest = max(int(np.flatnonzero(real).max(initial=0)) + 1, 1)
+        length = min(length, -(-longest // multiple) * multiple)
+    return {name: value[..., :length] if name in TEXT_KEYS else value for name, value in arrays.items()}

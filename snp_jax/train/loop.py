@@ -29,7 +29,7 @@ from snp_jax.train.warm_start import warm_start
 CONFIG = "config.json"
 DONE = "DONE"
 """Written into the working directory when the last step is saved; holds that step."""
-TASK_PARAMETERS = ("answer/",)
+TASK_PARAMETERS = ("answer/", "clip_tags/")
 """Prefixes of parameter paths that mean something else in each task, and so never come from another run."""
 RESUMABLE = ("train", "reading", "evaluation", "mesh", "dataset")
 """Config sections that may differ when a run is resumed."""
@@ -100,6 +100,7 @@ def run(config: ConfigDict, workdir: Path, profile: ProfileSteps | None = None) 
             batch = next(batches)
             broken.update(batch)
             arrays = {name: value for name, value in batch.items() if name not in inputs.HOST_KEYS}
+            arrays = inputs.cut_padding(arrays, config.text.bucket if jax.process_count() == 1 else 0)  # shapes must agree
             profiler.before(number, state)
             state, metrics = step(state, sharding.put_batch(arrays, mesh))
             progress.advance()

@@ -112,8 +112,9 @@ class PretrainTask(MatchingTask):
         if self.on("mlm_text"):
             parts.append(self.words(net, "text", read.sequence, self.text_labels(masked, cross_masked), valid))
         caption = net.caption_inputs(cross_masked.ids, mask, key=keys["caption"])
+        captions, pooled = self.captions_to_match(net, raw, ids, masked, mask, keys), None
         if self.on("mlm_cross") or self.on("itm") or (self.on("fom") and self.compat.order_over_batch):
-            crossed = net.cross(caption, videos, key=keys["cross"])
+            crossed, pooled = self.cross_own(net, caption, captions.inputs, videos, choices.attends(), keys)
             parts.append(Computed({}, {}, {"cross": crossed}))
         if self.on("mlm_cross"):
             parts.append(self.words(net, "cross", crossed.sequence, cross_masked.labels, valid))
@@ -124,10 +125,9 @@ class PretrainTask(MatchingTask):
             offered = ids if self.compat.raw_itm_negatives else cross_masked.ids
             parts.append(self.image_text(net, crossed, videos, choices.false_captions(offered, mask, valid), valid, keys))
         if self.on("fom"):
-            pooled, clip_mask = self.clip_outputs(net, caption, clips, crossed if self.compat.order_over_batch else None, keys)
-            parts.append(self.frame_order(net, pooled, clip_mask, valid, choices, keys))
-        captions = self.captions_to_match(net, raw, ids, masked, mask, keys)
-        pairs = Pairs(raw, clips, captions, videos, valid)
+            to_order = self.clip_outputs(net, caption, clips, crossed if self.compat.order_over_batch else None, keys)
+            parts.append(self.frame_order(net, *to_order, valid, choices, keys))
+        pairs = Pairs(raw, clips, captions, videos, valid, pooled)
         matched, memory = self.match(net, pairs, everyone, frames, batch, choices, keys, memory)
         parts.append(matched)
         terms, metrics, shown = ({name: x for part in parts for name, x in part[i].items()} for i in range(3))
@@ -154,6 +154,35 @@ class PretrainTask(MatchingTask):
         """What L1 predicts: the words masked in what it read; in the release, those masked for the cross branch."""
         return cross_masked.labels if self.compat.raw_text_words else masked.labels
 
+    def cross_own(
+        self,
+        net: Network,
+        caption: CrossInputs,
+        matched: CrossInputs,
+        videos: CrossInputs,
+        attends: bool | jax.Array,
+        keys: Keys,
+    ) -> tuple[Cross, jax.Array | None]:
+        """The cross branch on each video with its own caption, and its pooled output with the caption that stage 2 reads.
+
+        The two are one pass where both read the same caption, the masked one: where it is not masked by attention.
+
+        Args:
+            caption: what the masked words of the cross branch are read from.
+            matched: what stage 2 reads.
+            attends: whether `caption` is masked by attention: True, False, or a bool scalar which decides on the device.
+
+        Returns:
+            The output, and the pooled one `[B, D]` or None where it is not known.
+        """
+        if attends is True or self.matching_caption != "masked" or not self.on("gvtm_stage2"):
+            return net.cross(caption, videos, key=keys["cross"]), None
+        shared = net.cross(matched, videos, key=keys["cross"])
+        if attends is False:
+            return shared, shared.pooled
+        crossed = jax.lax.cond(attends, lambda: net.cross(caption, videos, key=keys["cross"]), lambda: shared)
+        return crossed, shared.pooled
+
     def captions_to_match(self, net: Network, raw: Text, ids, masked: Masked, mask, keys: Keys) -> Captions:
         """What stage 2 reads."""
         if self.matching_caption == "raw":
@@ -171,10 +200,12 @@ class PretrainTask(MatchingTask):
 
     def words(self, net: Network, branch: str, sequence: jax.Array, labels: jax.Array, valid: jax.Array) -> Computed:
         """L1 ("text") or L2 ("cross"): masked words from hidden states `[B, L, D]`."""
-        logits = net.head(f"{branch}_word_logits", sequence)
-        scored = masking.masked_word_loss(logits, labels, valid)
+        head = functools.partial(net.head, f"{branch}_word_logits")
+        room = masking.room_for_labels(labels.shape[1], self.mask_ratio)
+        scored = masking.masked_words(head, sequence, labels, valid, room)
         term = self._counted(net, scored["loss"])
-        return Computed({f"mlm_{branch}": term}, {f"accuracy_{branch}": scored["accuracy"]}, {f"{branch}_logits": logits})
+        shown = {f"{branch}_logits": head(sequence)}
+        return Computed({f"mlm_{branch}": term}, {f"accuracy_{branch}": scored["accuracy"]}, shown)
 
     def word_clips(
         self, net: Network, raw: Text, clips: Clips, everyone: Everyone, masked: Masked, batch: Batch, position: jax.Array,
@@ -205,7 +236,7 @@ class PretrainTask(MatchingTask):
     ) -> Computed:
         """ITM: the pairs (class 1) against each video with the caption of another (class 0)."""
         caption = net.caption_inputs(false.ids, false.mask, key=keys["false_caption"])
-        wrong = net.cross(caption, videos, key=keys["false_cross"]).pooled
+        wrong = net.cross_pooled(caption, videos, key=keys["false_cross"])
         logits = net.head("itm_logits", jnp.concatenate([crossed.pooled, wrong]))
         label = jnp.repeat(jnp.asarray([1, 0], jnp.int32), valid.shape[0])
         scored = matching.choice_loss(logits, label, jnp.concatenate([valid, valid & false.valid]))
@@ -227,7 +258,7 @@ class PretrainTask(MatchingTask):
             clips.tokens.reshape(-1, 1, width), clips.mask.reshape(-1, 1), key=keys["order_clips"], rows=rows
         )  # [B*N, 2, D]
         repeated = jax.tree.map(lambda x: net.spread(jnp.repeat(x, count, axis=0)), caption)
-        pooled = net.cross(repeated, single, key=keys["order_cross"], rows=rows).pooled
+        pooled = net.cross_pooled(repeated, single, key=keys["order_cross"], rows=rows)
         return pooled.reshape(pairs, count, width), clips.mask
 
     def frame_order(self, net: Network, pooled: jax.Array, clip_mask: jax.Array, valid, choices: Any, keys: Keys) -> Computed:

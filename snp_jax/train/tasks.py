@@ -213,4 +213,4 @@ def cross_pooled(net: Network, clips: Clips, ids, mask, key: jax.Array | None, r
     keys = (None,) * 3 if key is None else jax.random.split(key, 3)
     caption = net.caption_inputs(ids, mask, key=keys[0], rows=rows)
     videos = net.clip_inputs(clips.tokens, clips.mask, key=keys[1], rows=rows)
-    return net.cross(caption, videos, key=keys[2], rows=rows).pooled
+    return net.cross_pooled(caption, videos, key=keys[2], rows=rows)

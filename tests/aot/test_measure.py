@@ -29,18 +29,20 @@ def test_another_batch_keeps_the_pairs_that_are_compared():
 
 
 def test_chips_that_a_small_batch_leaves_go_to_the_model_axis():
-    config = toy.tiny("pretrain")
-    devices = jax.devices()
-    assert dict(topology_mesh(with_batch(config, 32, "train"), devices, 32).shape) == {"data": 8, "fsdp": 1, "model": 1}
-    assert dict(topology_mesh(with_batch(config, 4, "train"), devices, 4).shape) == {"data": 4, "fsdp": 1, "model": 2}
-    config.mesh.fsdp = 2
-    assert dict(topology_mesh(with_batch(config, 32, "train"), devices, 32).shape) == {"data": 4, "fsdp": 2, "model": 1}
-    assert dict(topology_mesh(with_batch(config, 2, "train"), devices, 2).shape) == {"data": 1, "fsdp": 2, "model": 4}
+    def sizes(batch, **mesh):
+        config = with_batch(toy.tiny("pretrain"), batch, "train")
+        config.objective.matching.negatives = 0
+        config.mesh.update(mesh)
+        return tuple(topology_mesh(config, jax.devices(), batch, "train").shape.values())  # data, fsdp, model
+
+    assert sizes(32) == (8, 1, 1)
+    assert sizes(4) == (4, 1, 2)
+    assert sizes(32, fsdp=2) == (4, 2, 1)
+    assert sizes(2, fsdp=2) == (1, 2, 4)
     with pytest.raises(UserError, match="leaves 8 for each share"):
-        topology_mesh(with_batch(config, 1, "train"), devices, 1)
-    config.mesh.data = 3
+        sizes(1)
     with pytest.raises(UserError, match="does not give the 8 devices"):
-        topology_mesh(config, devices, 32)
+        sizes(3, data=3)
 
 
 def test_the_search_goes_down_as_far_as_memory_says():
