@@ -3,8 +3,8 @@
     python tools/launch_local.py --processes 2 --devices 4 -- python -m snp_jax.train --config C --workdir W
 
 What a TPU slice or a cluster does, for trying it out: the same program, collectives between processes, checkpoints of all.
-Ctrl-C and SIGTERM reach every process. The exit code is that of the first process that fails. JAX's compilation cache is off: on
-the CPU it serves process 0 alone, which then waits for the others to compile, and XLA's CPU collectives give up after 30 s.
+Ctrl-C and SIGTERM reach every process. The exit code is that of the first process that fails. JAX's compilation cache is off:
+on the CPU it serves process 0 alone, which would wait for the others to compile, and XLA gives up after 30 s.
 """
 
 from __future__ import annotations
