@@ -3,8 +3,8 @@
     python tools/launch_local.py --processes 2 --devices 4 -- python -m snp_jax.train --config C --workdir W
 
 What a TPU slice or a cluster does, for trying it out: the same program, collectives between processes, checkpoints of all.
-The first process compiles for all: half the work on one machine, and nobody waits in vain (XLA's CPU collectives give up after
-30 s). Ctrl-C and SIGTERM reach every process. The exit code is that of the first process that fails.
+Ctrl-C and SIGTERM reach every process. The exit code is that of the first process that fails. JAX's compilation cache is off:
+on the CPU it serves process 0 alone, which would wait for the others to compile, and XLA gives up after 30 s.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import argparse
 import os
 import socket
 import sys
-import tempfile
 
 from snp_jax.children import run_together
 from snp_jax.errors import UserError, run_cli
@@ -43,9 +42,8 @@ def main() -> int:
     if options.processes == 1:
         return run_together([command], environment)
     joint = ["--coordinator-address", f"localhost:{free_port()}", "--num-processes", str(options.processes)]
-    with tempfile.TemporaryDirectory() as cache:  # one compiles for all, which works through a cache
-        environment = {"JAX_COMPILATION_CACHE_DIR": cache, **environment, "JAX_SHARE_BINARY_BETWEEN_HOSTS": "true"}
-        return run_together([[*command, *joint, "--process-id", str(i)] for i in range(options.processes)], environment)
+    environment["JAX_ENABLE_COMPILATION_CACHE"] = "false"
+    return run_together([[*command, *joint, "--process-id", str(i)] for i in range(options.processes)], environment)
 
 
 if __name__ == "__main__":
