@@ -37,7 +37,9 @@ REAL_LENGTHS = (7, 8, 9, 10, 12, 13, 15, 20)
 """Tokens, [CLS] and [SEP] included, of eight captions as MSRVTT has them: 5, 6, 7, 8, 9, 10, 13 and 17 words (mean 9.4), three
 of which are split once."""
 NO_DROPOUT = dict.fromkeys((*DRAWS, *MORE_DRAWS, "pair_dropout"))
-WEIGHTS = {"mlm_text": 1.0, "mlm_cross": 1.0, "gvtm_stage1": 1.0, "gvtm_stage2": 1.0, "lvwm": 1.0, "itm": 0.0, "fom": 0.0}
+WEIGHTS = dict.fromkeys(("mlm_text", "mlm_cross", "gvtm_stage1", "gvtm_stage2", "lvwm"), 1.0) | dict.fromkeys(
+    ("itm", "fom", "tags"), 0.0
+)
 
 
 class Batch(NamedTuple):

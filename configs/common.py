@@ -97,6 +97,7 @@ def base(task: str) -> ConfigDict:
         config.objective.weights.lvwm = 1.0
         config.objective.weights.itm = 0.0  # image-text matching
         config.objective.weights.fom = 0.0  # frame order; needs several clips
+        config.objective.weights.tags = 0.0  # words of the caption from the video alone, in the cross branch; not in the paper
         config.objective.masking = ConfigDict()
         config.objective.masking.kind = "mssm"  # "mssm" (significant words) or "mlm" (any token)
         config.objective.masking.ratio = 0.15
@@ -117,6 +118,7 @@ def base(task: str) -> ConfigDict:
     config.optim.beta2 = 0.98
     config.optim.clip_norm = 5.0
     config.optim.accumulate = 1  # microbatches a step, one after the other; contrastive terms compare inside each
+    config.optim.freeze = ()  # parts that keep their weights: "visual", "visual_projection", "embeddings", "encoder", ...
     config.optim.warmup_steps = 2000
     config.optim.warmup_factor = 0.1
     config.optim.milestones = (110_000,)

@@ -19,11 +19,17 @@ from snp_jax.children import run_together
 from snp_jax.errors import EXIT_STOPPED, UserError, run_cli
 
 TASKS = ("retrieval", "qa", "choice")
+STEPS_WITHOUT = {"retrieval": 50, "qa": 50, "choice": 90}
+"""Steps without pre-training that take the time of the steps with it."""
 
 
 def stages(root: Path, seed: int) -> list[tuple[str, Path, str]]:
     """(name, product, command) in order."""
-    train = "-m snp_jax.train --config configs/toy/{0}.py --workdir {1}/{2} --config.seed={3}"
+
+    def train(name: str, config: str, start: str = "", more: str = "") -> tuple[str, Path, str]:
+        command = f"-m snp_jax.train --config configs/toy/{config} --workdir {root}/{name} --config.seed={seed}"
+        return name, root / name / "DONE", f"{command} --config.train.init_from={start}{more}"
+
     listed = [
         ("corpus", root / "corpus/README.md", f"-m snp_jax.data.toy --out {root}/corpus --seed {seed}"),
         ("dataset", root / "tfds/prepared.json",
@@ -32,17 +38,16 @@ def stages(root: Path, seed: int) -> list[tuple[str, Path, str]]:
          f"tools/train_tokenizer.py --data {root}/corpus --vocab-size 400 --out {root}/tokenizer.model"),
         ("significant_words", root / "words.json",
          f"tools/mine_significant_words.py --data {root}/corpus --jobs 2 --out {root}/words.json"),
-        ("tagging", root / "tagging/DONE", train.format("tagging", root, "tagging", seed)),
-        ("pretrain", root / "pretrain/DONE",
-         train.format("pretrain", root, "pretrain", seed) + f" --config.train.init_from={root}/tagging"),
+        train("tagging_frames", "tagging.py"),
+        train("tagging", "tagging.py:clips", f"{root}/tagging_frames"),
+        train("pretrain", "pretrain.py", f"{root}/tagging"),
+        *(train(task, f"{task}.py", f"{root}/pretrain") for task in TASKS),
     ]  # fmt: skip
-    for task in TASKS:
-        start = f" --config.train.init_from={root}/pretrain"
-        listed.append((task, root / task / "DONE", train.format(task, root, task, seed) + start))
-    for task in TASKS:  # the same training from fresh weights
-        name = f"{task}_no_pretraining"
-        start = " --config.train.init_from="
-        listed.append((name, root / name / "DONE", train.format(task, root, name, seed) + start))
+    for task in TASKS:  # the same time from fresh weights: a step that trains the visual encoder too takes twice as long
+        steps = STEPS_WITHOUT[task]
+        more = f" '--config.optim.freeze=()' --config.train.steps={steps}"
+        more += f" --config.optim.milestones={2 * steps // 3},{6 * steps // 7}"
+        listed.append(train(f"{task}_no_pretraining", f"{task}.py", more=more))
     for name in (*TASKS, *(f"{task}_no_pretraining" for task in TASKS)):
         config, out = f"configs/toy/{name.split('_')[0]}.py", root / f"eval/{name}.json"
         listed.append((f"eval_{name}", out, f"tools/eval.py --config {config} --checkpoint {root}/{name} --out {out}"))

@@ -14,8 +14,9 @@ from snp_jax.errors import UserError, run_cli
 
 TASKS = ("retrieval", "qa", "choice")
 TERMS = {
+    "tagging_frames": ("tagging",),
     "tagging": ("tagging",),
-    "pretrain": ("mlm_text", "mlm_cross", "gvtm_stage1", "gvtm_stage2", "lvwm"),
+    "pretrain": ("tags", "mlm_cross", "gvtm_stage1", "gvtm_stage2", "lvwm"),
     "retrieval": ("gvtm_stage1", "gvtm_stage2"),
     "qa": ("answer",),
     "choice": ("choice",),

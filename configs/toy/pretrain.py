@@ -1,4 +1,4 @@
-"""Quickstart pre-training, second stage: every objective of SNP-S3 on clips of the embedded corpus.
+"""Quickstart pre-training, after tagging: every objective of SNP-S3 on clips of the embedded corpus.
 
 python -m snp_jax.train --config configs/toy/pretrain.py --workdir runs/quickstart/pretrain
 """
@@ -9,17 +9,18 @@ from configs.toy.common import ROOT, tiny
 def get_config(arg=None):
     config = tiny("pretrain")
     config.train.init_from = f"{ROOT}/tagging"
-    config.objective.matching.draw_temperature = 2.0  # nearly uniform: hard negatives keep stage 2 at chance this early
+    config.objective.matching.draw_temperature = 0.5
     config.objective.matching_caption = "raw"
     config.objective.weights.mlm_text = 0.0
-    config.objective.weights.mlm_cross = 5.0
+    config.objective.weights.mlm_cross = 2.0
+    config.objective.weights.tags = 2.0
     config.objective.masking.kind = "mlm"  # the tagger does not find "up" and "down" significant
     config.objective.masking.ratio = 0.4
     config.objective.masking.attentive = 0.0
     config.objective.lvwm = "both"
-    config.train.steps = 400
+    config.train.steps = 450
     config.optim.learning_rate = 5e-3
-    config.optim.milestones = (260, 330, 370)
+    config.optim.milestones = (280, 370, 420)
     if arg == "quick":
         config.train.steps = 20
     return config

@@ -116,7 +116,7 @@ def pretrain_task(golden: Golden, loaded: Loaded) -> PretrainTask:
     weights = {
         "mlm_text": "text_encoder_mlm" in heads, "mlm_cross": "transformer_mlm" in heads, "gvtm_stage1": True,
         "gvtm_stage2": True, "lvwm": bool(heads.get("Vision_Word_Matching", False)), "itm": sizes.itm,
-        "fom": sizes.temporal is not None,
+        "fom": sizes.temporal is not None, "tags": False,
     }  # fmt: skip
     return PretrainTask(
         num_clips=int(golden["in/n_clips"]), weights={name: float(on) for name, on in weights.items()},

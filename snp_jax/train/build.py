@@ -232,7 +232,7 @@ def build_optim(config: ConfigDict) -> OptimOptions:
     decay = DECAY_RULES_BY_NAME if config.compat.decay_by_name else DECAY_RULES
     rates = encoder_rate_rules(settings.pop("encoder_rate"))
     del settings["accumulate"]  # of the step, not of the update
-    settings["milestones"] = tuple(settings["milestones"])
+    settings["milestones"], settings["freeze"] = tuple(settings["milestones"]), tuple(settings["freeze"])
     return OptimOptions(**settings, decay_rules=decay, rate_rules=rates)
 
 

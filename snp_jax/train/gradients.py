@@ -57,6 +57,7 @@ class Program:
     Attributes:
         shard: which rows those are.
         accumulate: k microbatches, one after the other; row r of the batch is in microbatch r % k.
+        freeze: parts of the model without gradients.
     """
 
     model: SNP
@@ -65,6 +66,7 @@ class Program:
     shard: Shard
     spread: Callable[[jax.Array], jax.Array]
     accumulate: int
+    freeze: tuple[str, ...]
 
     def outcome(self, params: Any, memory: Any, batch: Batch, key: jax.Array, part: jax.Array | int) -> Outcome:
         """Loss terms of a microbatch, augmented."""
@@ -73,7 +75,8 @@ class Program:
         keys = row_keys(jax.random.fold_in(key, 1), shard.rows(rows["video"].shape[0]))
         change = functools.partial(augment, options=self.changes)
         rows["video"] = each_row(change, keys, rows["video"])
-        net = Network(self.model, params, self.spread, shard)
+        held = {part: jax.lax.stop_gradient(tree) if part in self.freeze else tree for part, tree in params.items()}
+        net = Network(self.model, held, self.spread, shard)
         return self.task.compute(net, rows, key, train=True, memory=memory)
 
     def _take(self, x: jax.Array, part: jax.Array | int) -> jax.Array:
@@ -131,6 +134,7 @@ def make_compute(
     *,
     reduce: str,
     accumulate: int,
+    freeze: tuple[str, ...] = (),
 ) -> Compute:
     """The computation of a step, to be jitted.
 
@@ -138,11 +142,12 @@ def make_compute(
         param_shardings, memory_shardings: trees of `NamedSharding`, where parameters and memory live.
         reduce: one of `REDUCE`; on one device both are the same program.
         accumulate: microbatches a step.
+        freeze: parts of the model without gradients.
     """
     make = functools.partial(Program, model, task, changes)
     if reduce == "compiler" or batch_shards(mesh) == 1:
-        return make(Shard(), spreader(mesh), accumulate).compute
-    program = make(Shard(BATCH_AXES), lambda x: x, accumulate)
+        return make(Shard(), spreader(mesh), accumulate, freeze).compute
+    program = make(Shard(BATCH_AXES), lambda x: x, accumulate, freeze)
     params_at, memory_at = (jax.tree.map(split_by_fsdp, tree) for tree in (param_shardings, memory_shardings))
 
     def one_device(params: Any, memory: Any, batch: Batch, key: jax.Array) -> Computed:

@@ -19,7 +19,7 @@ from snp_jax.train.bad_steps import BadSteps
 from snp_jax.train.checkpoints import Checkpoints
 from snp_jax.train.config import load_config, save_config
 from snp_jax.train.metrics import MetricWriter, Progress
-from snp_jax.train.optim import make_optimizer
+from snp_jax.train.optim import check_freeze, make_optimizer
 from snp_jax.train.profiling import Profiler, ProfileSteps
 from snp_jax.train.state import TrainState, abstract_state, create_state, init_params, with_params
 from snp_jax.train.step import make_train_step
@@ -77,6 +77,7 @@ def run(config: ConfigDict, workdir: Path, profile: ProfileSteps | None = None) 
     if processes.is_first():
         save_config(config, workdir / CONFIG)
     state = _first_state(config, model, task, tx, mesh, checkpoints, batches)
+    check_freeze(options.freeze, state.params)
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     step = make_train_step(
         model, task, tx, options, build.build_augment(config), mesh, shardings, config.seed,

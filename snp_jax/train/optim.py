@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from snp_jax.errors import UserError
 from snp_jax.models.resnet import FROZEN_PATTERN
 
 DecayRules = tuple[tuple[str, bool], ...]
@@ -62,6 +63,8 @@ class OptimOptions:
         milestones: steps at which the rate is multiplied by `milestone_factor`.
         decay_rules: which parameters decay, `DECAY_RULES` or `DECAY_RULES_BY_NAME`.
         rate_rules: ordered (pattern, factor) rules on parameter paths that multiply the rate; the first that matches decides.
+        freeze: parts of the model (first components of parameter paths) that are not trained; the step computes no gradients of
+            them.
     """
 
     name: str
@@ -76,6 +79,7 @@ class OptimOptions:
     milestone_factor: float
     decay_rules: DecayRules
     rate_rules: RateRules
+    freeze: tuple[str, ...] = ()
 
 
 def parameter_path(path: tuple[Any, ...]) -> str:
@@ -100,9 +104,21 @@ def decay_mask(params: Any, rules: DecayRules) -> Any:
     return jax.tree_util.tree_map_with_path(lambda path, _: is_decayed(parameter_path(path), rules), params)
 
 
-def frozen_mask(params: Any) -> Any:
-    """Tree of booleans, True where a parameter is never updated (the statistics and affines of frozen BatchNorms)."""
-    return jax.tree_util.tree_map_with_path(lambda path, _: re.search(FROZEN_PATTERN, parameter_path(path)) is not None, params)
+def is_frozen(path: str, freeze: tuple[str, ...]) -> bool:
+    """Whether a parameter is never updated: in a part of `freeze`, or the statistics and affines of a frozen BatchNorm."""
+    return path.split("/")[0] in freeze or re.search(FROZEN_PATTERN, path) is not None
+
+
+def frozen_mask(params: Any, freeze: tuple[str, ...]) -> Any:
+    """Tree of booleans, `is_frozen` of every parameter."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: is_frozen(parameter_path(path), freeze), params)
+
+
+def check_freeze(freeze: tuple[str, ...], params: Any) -> None:
+    """Raises `UserError` for a part that the model does not have."""
+    for part in freeze:
+        if part not in params:
+            raise UserError(f"config.optim.freeze: the model has no part {part!r}; it has {', '.join(sorted(params))}")
 
 
 def encoder_rate_rules(factor: float) -> RateRules:
@@ -142,7 +158,7 @@ def make_optimizer(options: OptimOptions) -> optax.GradientTransformation:
     parts = [
         optax.clip_by_global_norm(options.clip_norm),
         update(options),
-        optax.masked(optax.set_to_zero(), frozen_mask),
+        optax.masked(optax.set_to_zero(), lambda params: frozen_mask(params, options.freeze)),
     ]
     if any(factor != 1.0 for _, factor in options.rate_rules):
         parts.append(_multiply_rates(options.rate_rules))
@@ -169,16 +185,16 @@ def _muon(options: OptimOptions) -> optax.GradientTransformation:
         adam_b2=options.beta2,
         weight_decay=options.weight_decay,
         consistent_rms=MUON_RMS,
-        muon_weight_dimension_numbers=matrix_axes,
+        muon_weight_dimension_numbers=lambda params: matrix_axes(params, options.freeze),
     )
 
 
-def matrix_axes(params: Any) -> Any:
+def matrix_axes(params: Any, freeze: tuple[str, ...]) -> Any:
     """For every parameter that Muon updates, which axes are its rows (all but the last) and columns; None for the others."""
 
     def axes(path: tuple[Any, ...], leaf: jax.Array) -> optax.contrib.MuonDimensionNumbers | None:
         name = parameter_path(path)
-        if not next(matrix for pattern, matrix in MATRIX_RULES if re.search(pattern, name)):
+        if is_frozen(name, freeze) or not next(matrix for pattern, matrix in MATRIX_RULES if re.search(pattern, name)):
             return None
         return optax.contrib.MuonDimensionNumbers(tuple(range(leaf.ndim - 1)), leaf.ndim - 1)
 

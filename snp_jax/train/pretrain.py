@@ -15,7 +15,7 @@ import jax.numpy as jnp
 
 from snp_jax.models.network import Network
 from snp_jax.models.snp import Clips, Cross, CrossInputs, Text
-from snp_jax.objectives import contrast, masking, matching, order
+from snp_jax.objectives import contrast, masking, matching, order, tagging
 from snp_jax.objectives.contrast import Sides
 from snp_jax.objectives.masking import Masked
 from snp_jax.objectives.total import SumCount, nan_if_empty
@@ -36,6 +36,8 @@ MORE_DRAWS = (
     "order_encoder",
     "lvwm_text",
     "moco",
+    "tag_caption",
+    "tag_cross",
 )
 """Names of a step's random keys: what is drawn, and where dropout acts."""
 
@@ -45,7 +47,7 @@ class PretrainTask(MatchingTask):
     """Every objective on pairs of a video and a caption.
 
     Attributes:
-        weights: loss weight by term: mlm_text (L1), mlm_cross (L2), gvtm_stage1 (L3), gvtm_stage2 (L4), lvwm, itm, fom.
+        weights: loss weight by term: mlm_text (L1), mlm_cross (L2), gvtm_stage1 (L3), gvtm_stage2 (L4), lvwm, itm, fom, tags.
         masker: masks the captions that L1 and mostly L2 read.
         mask_ratio: share of the tokens that attentive masking takes.
         attentive: its probability.
@@ -127,6 +129,8 @@ class PretrainTask(MatchingTask):
         if self.on("fom"):
             to_order = self.clip_outputs(net, caption, clips, crossed if self.compat.order_over_batch else None, keys)
             parts.append(self.frame_order(net, *to_order, valid, choices, keys))
+        if self.on("tags"):
+            parts.append(self.tags(net, videos, ids, maskable, valid, keys))
         pairs = Pairs(raw, clips, captions, videos, valid, pooled)
         matched, memory = self.match(net, pairs, everyone, frames, batch, choices, keys, memory)
         parts.append(matched)
@@ -241,6 +245,20 @@ class PretrainTask(MatchingTask):
         label = jnp.repeat(jnp.asarray([1, 0], jnp.int32), valid.shape[0])
         scored = matching.choice_loss(logits, label, jnp.concatenate([valid, valid & false.valid]))
         return Computed({"itm": scored["loss"]}, {"accuracy_itm": scored["accuracy"]}, {"false_pooled": wrong})
+
+    def tags(self, net: Network, videos: CrossInputs, ids, maskable, valid, keys: Keys) -> Computed:
+        """The cross branch reads a video with an empty caption, and its CLS names the words of the caption.
+
+        Not in the paper. From fresh weights the branch learns to read the ORDER of clips this way, which it does not from
+        masked words and matching alone (`docs/log.md`).
+        """
+        empty = jnp.stack([ids[:, 0], jnp.full(ids.shape[:1], net.model.config.sep_id, ids.dtype)], axis=1)  # [CLS] [SEP]
+        caption = net.caption_inputs(empty, jnp.ones(empty.shape, bool), key=keys["tag_caption"])
+        first = net.cross(caption, videos, key=keys["tag_cross"]).sequence[:, 0]
+        logits = net.head("cross_word_logits", first)
+        scored = tagging.tag_loss(logits, tagging.caption_tags(ids, maskable, logits.shape[1]), valid)
+        term = self._counted(net, scored["loss"])
+        return Computed({"tags": term}, {"precision_tags": scored["precision"]}, {"tag_logits": logits})
 
     def clip_outputs(
         self, net: Network, caption: CrossInputs, clips: Clips, crossed: Cross | None, keys: Keys

@@ -60,7 +60,15 @@ def make_train_step(
             each microbatch (rows r with the same r % accumulate) and are averaged.
     """
     compute = make_compute(
-        model, task, changes, mesh, state_shardings.params, state_shardings.memory, reduce=reduce, accumulate=accumulate
+        model,
+        task,
+        changes,
+        mesh,
+        state_shardings.params,
+        state_shardings.memory,
+        reduce=reduce,
+        accumulate=accumulate,
+        freeze=options.freeze,
     )
 
     def step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, Metrics]:

@@ -108,7 +108,7 @@ def test_muon_orthogonalises_matrices_and_leaves_the_rest_to_adam():
         "match_fc2": {"kernel": jnp.ones((4, 1))},
         "word": {"embedding": jnp.ones((10, 4))},
     }
-    assert [name for name, axes in matrix_axes(params).items() if axes.get("kernel") is not None] == ["layer", "proj"]
+    assert [name for name, axes in matrix_axes(params, ()).items() if axes.get("kernel") is not None] == ["layer", "proj"]
     gradients = jax.tree.map(lambda x: jax.random.normal(jax.random.key(x.size), x.shape), params)
     tx = make_optimizer(options(name="muon", weight_decay=0.0))
     updates = jax.jit(lambda g, p: tx.update(g, tx.init(p), p)[0])(gradients, params)

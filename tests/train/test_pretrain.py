@@ -42,7 +42,7 @@ MATCHING = MatchingOptions(
 )
 
 
-NAMES = ("mlm_text", "mlm_cross", "gvtm_stage1", "gvtm_stage2", "lvwm", "itm", "fom")
+NAMES = ("mlm_text", "mlm_cross", "gvtm_stage1", "gvtm_stage2", "lvwm", "itm", "fom", "tags")
 TASK = PretrainTask(
     num_clips=CLIPS, weights=dict.fromkeys(NAMES, 0.0), matching=MATCHING, moco=None, compat=Compat(), masker=None,
     mask_ratio=0.15, attentive=0.0, significant=None, special_ids=(0, CLS, SEP), mask_id=MASK, lvwm="after",

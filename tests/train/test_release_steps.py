@@ -47,7 +47,7 @@ MATCHING = MatchingOptions(
     chunk=5,
     similarity_chunk=0,
 )
-WEIGHTS = dict.fromkeys(("mlm_text", "mlm_cross", "gvtm_stage1", "gvtm_stage2", "lvwm", "itm"), 1.0) | {"fom": 0.0}
+WEIGHTS = dict.fromkeys(("mlm_text", "mlm_cross", "gvtm_stage1", "gvtm_stage2", "lvwm", "itm"), 1.0) | {"fom": 0.0, "tags": 0.0}
 RELEASE = Compat(**{field.name: True for field in dataclasses.fields(Compat)})
 LOSSES = {
     "gvtm_stage1": "level1_similarity_loss", "gvtm_stage2": "level2_similarity_loss", "mlm_cross": "masked_lm_loss",
