@@ -165,9 +165,9 @@ def stage2(
         index = jnp.repeat(jnp.arange(own.shape[0], dtype=jnp.int32), columns.shape[1])
         return score(pairs.captions.inputs, index, own[index], columns.reshape(-1)).reshape(columns.shape)
 
-    known = None  # scores of the pairs themselves
+    known = None
     if pairs.pooled is not None:
-        known = net.match(pairs.pooled, key=None if key is None else jax.random.fold_in(key, 2))
+        known = net.match(pairs.pooled, key=None if key is None else jax.random.fold_in(key, 2))  # 0 and 1: `pair_scores`
     if compat.mined_matrix and options.mining != "sample":
         columns = choices.columns(found, size)
         return _matrices(shard, of_own_texts(columns), columns, found, weights, compat)
@@ -179,21 +179,9 @@ def stage2(
     index = jnp.arange(own.shape[0], dtype=jnp.int32)
     chosen = own.shape[0] + jnp.arange(negatives.texts.size, dtype=jnp.int32)
     index = jnp.concatenate([index, jnp.repeat(index, options.negatives), chosen])
-    index = index if known is None else index[own.shape[0] :]
+    if known is not None:
+        index = index[own.shape[0] :]
     return _chosen(lambda texts, columns: score(captions, index, texts, columns), known, negatives, found, weights)
-
-
-def _whole_rows(
-    of_own_texts: Callable[[jax.Array], jax.Array], columns: jax.Array, own: jax.Array, known: jax.Array | None
-) -> jax.Array:
-    """Scores of each text with the videos at `columns`, `[b, s]`; with its own, column `own % s`, they may be `known` `[b]`."""
-    size = columns.shape[1]
-    if known is None or size == 1:
-        return of_own_texts(columns) if known is None else known[:, None]
-    place = (own % size)[:, None]  # a row is computed from the column after its own on, and turned back
-    others = of_own_texts(jnp.take_along_axis(columns, (place + jnp.arange(1, size)) % size, axis=1))
-    turned = jnp.concatenate([known[:, None], others], axis=1)
-    return jnp.take_along_axis(turned, (jnp.arange(size) - place) % size, axis=1)
 
 
 def _with_chosen(shard: Shard, captions: Captions, places: jax.Array) -> CrossInputs:
@@ -204,6 +192,17 @@ def _with_chosen(shard: Shard, captions: Captions, places: jax.Array) -> CrossIn
     ids, mask = (x[places] for x in shard.gather((captions.ids, captions.mask)))
     others = captions.embed(ids, mask, places)
     return CrossInputs(*(jnp.concatenate([here, other]) for here, other in zip(captions.inputs, others, strict=True)))
+
+
+def _whole_rows(of_columns: Callable, columns: jax.Array, own: jax.Array, known: jax.Array | None) -> jax.Array:
+    """Scores of each text with the videos at `columns`, `[b, s]`; those with its own (column own % s) may be `known`, `[b]`."""
+    size = columns.shape[1]
+    if known is None or size == 1:
+        return of_columns(columns) if known is None else known[:, None]
+    place = (own % size)[:, None]  # the row is computed from the next column on, and turned back
+    others = of_columns(jnp.take_along_axis(columns, (place + jnp.arange(1, size)) % size, axis=1))
+    turned = jnp.concatenate([known[:, None], others], axis=1)
+    return jnp.take_along_axis(turned, (jnp.arange(size) - place) % size, axis=1)
 
 
 def _matrices(
@@ -223,7 +222,7 @@ def _matrices(
 def _chosen(
     score: Scorer, known: jax.Array | None, negatives: mining.Negatives, found: Similarities, weights: jax.Array | None
 ) -> Computed:
-    """The loss on k chosen negatives a text and a video; `score` skips the pairs themselves where theirs are `known` `[b]`."""
+    """The loss on k chosen negatives a text and a video; scores of the pairs themselves may be `known`, `[b]`."""
     own, valid = found.own, found.valid[found.own]
     pairs, count = negatives.videos.shape
     repeated = jnp.repeat(own, count)
