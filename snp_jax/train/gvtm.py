@@ -114,7 +114,7 @@ def sides_of(text: Text, clips: Clips) -> Sides:
 
 def gather_everyone(shard: Shard, text: Text, clips: Clips, valid: jax.Array) -> Everyone:
     """Features of the whole batch from those of the pairs that are here."""
-    return Everyone(*shard.gather((sides_of(text, clips), valid)), shard.places(valid.shape[0]))
+    return Everyone(*shard.gather((sides_of(text, clips), jnp.asarray(valid))), shard.places(valid.shape[0]))
 
 
 def recall(scores: jax.Array, own: jax.Array, valid: jax.Array, compat: Compat) -> SumCount:
@@ -167,7 +167,7 @@ def stage2(
 
     known = None
     if pairs.pooled is not None:
-        known = net.match(pairs.pooled, key=None if key is None else jax.random.fold_in(key, 1))
+        known = net.match(pairs.pooled, key=None if key is None else jax.random.fold_in(key, 2))  # 0 and 1: `pair_scores`
     if compat.mined_matrix and options.mining != "sample":
         columns = choices.columns(found, size)
         return _matrices(shard, of_own_texts(columns), columns, found, weights, compat)
