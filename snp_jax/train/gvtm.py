@@ -81,7 +81,7 @@ def recall(scores: jax.Array, valid: jax.Array, compat: Compat) -> SumCount:
 
 def stage1(pairs: Pairs, options: MatchingOptions, compat: Compat) -> Computed:
     """L3: every text against every clip. Shows "similarity" `[B, B]`, pooled over clips."""
-    similarity = stage1_scores(pairs.text, pairs.clips, options.temperature)
+    similarity = matching.real_clips(stage1_scores(pairs.text, pairs.clips, options.temperature), pairs.clips.mask)
     pooled = matching.pool_clips(similarity, pairs.clips.mask)
     term = matching.mil_nce(similarity, pairs.valid, anchor=options.anchor)
     return Computed({"gvtm_stage1": term}, {"recall_stage1": recall(pooled, pairs.valid, compat)}, {"similarity": pooled})

@@ -69,18 +69,19 @@ def run(config: ConfigDict, workdir: Path) -> bool:
         _check_same_run(config, workdir)
 
     # ---------------------------------------------------------------- data
-    source = pipeline.open_source(build.required(config, "dataset", "path"), config.dataset.train_split)
+    videos = inputs.training_videos(config)
     if not resuming:
         inputs.forget(workdir)
     tokenizer = inputs.adopt_tokenizer(config, workdir)
-    text = inputs.text_of_task(config, tokenizer, workdir, source)
+    text = inputs.text_of_task(config, tokenizer, workdir, videos)
     processes = jax.process_count()
     batches = pipeline.train_batches(
-        source, spec=inputs.clip_spec(config), text=text, batch_size=config.batch_size // processes,
+        videos, spec=inputs.clip_spec(config), text=text, batch_size=config.batch_size // processes,
         seed=config.seed, reading=inputs.reading(config), shard=(jax.process_index(), processes),
     )  # fmt: skip
-    epoch = pipeline.steps_per_epoch(source, config.batch_size // processes, processes)
-    broken = BrokenVideos(config.dataset.path, -(-len(source) // processes), max_share=config.dataset.max_broken_share)
+    epoch = pipeline.steps_per_epoch(videos, config.batch_size // processes, processes)
+    here = {name: -(-size // processes) for name, size in videos.sizes.items()}
+    broken = BrokenVideos(str(config.dataset.path), here, max_share=config.dataset.max_broken_share)
 
     # ---------------------------------------------------------------- model, optimiser, state
     model = build.build_model(config, tokenizer)

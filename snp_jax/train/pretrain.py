@@ -171,7 +171,7 @@ class PretrainTask(MatchingTask):
         losses, shown = {}, {}
         for name in WORDS_OF[self.lvwm]:
             words = jnp.take_along_axis(hidden[name], position[..., None], axis=1)  # [B, K, D]
-            scores = matching.word_clip_similarity(words, clips.features)
+            scores = matching.real_clips(matching.word_clip_similarity(words, clips.features), clips.mask)
             shown[f"lvwm_{name}"] = matching.pool_clips(scores, clips.mask)
             losses[f"lvwm_{name}"] = matching.mil_nce(scores, valid, anchor=self.matching.anchor)
         totals, counts = zip(*losses.values(), strict=True)

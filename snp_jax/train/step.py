@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from snp_jax.data.augment import AugmentOptions, augment
+from snp_jax.data.augment import AugmentOptions, training_batch
 from snp_jax.models.network import Network
 from snp_jax.models.snp import SNP
 from snp_jax.objectives.total import mean
@@ -42,7 +42,7 @@ def make_train_step(
 
     def step(state: TrainState, batch: dict[str, jax.Array]) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(jax.random.key(seed), state.step)
-        batch = batch | {"video": augment(jax.random.fold_in(key, 1), batch["video"], changes)}
+        batch = training_batch(jax.random.fold_in(key, 1), batch, changes)
 
         def loss(params):
             return task.loss(Network(model, params, spread), batch, key, train=True, memory=state.memory)
