@@ -18,6 +18,7 @@ import pytest
 from PIL import Image
 from streams import IN_PROCESS, SPEC, assert_equal, stream, take
 
+from snp_jax.data import order
 from snp_jax.data.failures import BrokenVideos
 from snp_jax.data.mixture import open_mixture
 from snp_jax.data.pipeline import Reading, eval_batches, open_source
@@ -50,6 +51,13 @@ def images(tmp_path_factory):
 @pytest.fixture(scope="module")
 def mixture(prepared_dataset, images):
     return open_mixture([prepared_dataset, images], "train", weights=(2, 1))
+
+
+@pytest.fixture
+def small_windows(monkeypatch):
+    """Positions of tiny datasets take long to look up (Grain shuffles by trial and error there)."""
+    monkeypatch.setattr(order, "MIX_WINDOW", 32)
+    monkeypatch.setattr(order, "BUCKET_WINDOW", 16)
 
 
 def test_images_and_videos_in_one_batch(mixture, prepared_dataset):
@@ -124,7 +132,7 @@ def test_evaluation_by_buckets_gives_every_video_once(images):
 
 
 @pytest.mark.parametrize("hosts", [4])
-def test_hosts_share_every_batch_of_a_mixture_with_buckets(mixture, hosts):
+def test_hosts_share_every_batch_of_a_mixture_with_buckets(mixture, hosts, small_windows):
     whole = take(stream(mixture, spec=BUCKETED), 6)
     parts = [take(stream(mixture, spec=BUCKETED, batch_size=4 // hosts, shard=(host, hosts)), 6) for host in range(hosts)]
     for step, batch in enumerate(whole):
@@ -157,7 +165,7 @@ STEPS = 60
 KILLED_STEPS = 300
 
 
-def test_twenty_interruptions_leave_the_stream_as_it_is(mixture, read_number):
+def test_twenty_interruptions_leave_the_stream_as_it_is(mixture, read_number, small_windows):
     """In one process; the reading changes from one to the next."""
     expected = [account(batch, read_number) for batch in take(stream(mixture, spec=BUCKETED), STEPS)]
     rng, state, seen = random.Random(0), None, []
