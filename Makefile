@@ -28,6 +28,10 @@ test: $(PARITY)
 slow: $(PARITY)
 	$(BIN)/python -m pytest -m slow
 
+# Ten minutes on an idle machine; goes on where it was stopped.
+bench: $(PARITY)
+	$(BIN)/python benchmarks/step.py --json runs/bench/step.json --picture runs/bench/step.png
+
 lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

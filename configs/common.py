@@ -12,7 +12,7 @@ from snp_jax.train.compat import Compat
 
 
 def base(task: str) -> ConfigDict:
-    """A complete config of SNP-S3-PVT for `task`: "pretrain", "retrieval", "qa" or "choice"."""
+    """A complete config of SNP-S3-PVT for `task`: "tagging", "pretrain", "retrieval", "qa" or "choice"."""
     config = ConfigDict()
     config.task = task
     config.seed = 0
@@ -52,6 +52,7 @@ def base(task: str) -> ConfigDict:
     config.text = ConfigDict()
     config.text.tokenizer = placeholder(str)  # vocab.txt (WordPiece) or spm.model (SentencePiece)
     config.text.max_len = 30  # tokens, [CLS] and [SEP] included
+    config.text.bucket = 8  # training batches are cut to their longest text, a multiple of this; 0 = max_len always
     config.text.words = placeholder(str)  # words.json of tools/mine_significant_words.py (pre-training)
     config.text.top_k = 3000  # significant words
 
@@ -77,6 +78,8 @@ def base(task: str) -> ConfigDict:
     config.model.visual = pvt("b2")  # or resnet(), or video_swin(size): each has its own keys
 
     config.objective = ConfigDict()
+    if task == "tagging":
+        config.objective.tags = "significant"  # words that the visual encoder learns to name: "significant" or "any"
     if task in ("pretrain", "retrieval"):
         config.objective.matching = ConfigDict()
         config.objective.matching.anchor = "middle"  # positive clips of stage 1 and LVWM: "middle" or "bag"
@@ -89,6 +92,7 @@ def base(task: str) -> ConfigDict:
         config.objective.matching.reweight = "none"  # "median": pairs that stage 1 finds easy count less in stage 2
         config.objective.matching.local_groups = 1  # stage 2 on all pairs inside each n-th of the batch (the release: 8)
         config.objective.matching.chunk = 512  # pairs a cross-branch pass
+        config.objective.matching.similarity_chunk = 512  # pairs whose similarities with all are in memory at a time; 0 = all
         config.objective.moco = ConfigDict()  # in training, stage 1 contrasts with queues of momentum keys
         config.objective.moco.enabled = False
         config.objective.moco.momentum = 0.9999
@@ -123,6 +127,7 @@ def base(task: str) -> ConfigDict:
     config.optim.beta1 = 0.9
     config.optim.beta2 = 0.98
     config.optim.clip_norm = 5.0
+    config.optim.accumulate = 1  # microbatches a step, one after the other; contrastive terms compare inside each
     config.optim.warmup_steps = 2000
     config.optim.warmup_factor = 0.1
     config.optim.milestones = (110_000,)
@@ -134,11 +139,14 @@ def base(task: str) -> ConfigDict:
     config.train.log_every = 50
     config.train.checkpoint_every = 1000
     config.train.keep_checkpoints = 2
+    config.train.max_bad_steps = 10  # updates whose loss is not finite are skipped; so many in a row end the run
     config.train.init_from = placeholder(object)  # where to start: a run, an output of tools/convert.py, or a tuple of several
 
     config.mesh = ConfigDict()
     config.mesh.data = -1  # -1 = all devices that are left
-    config.mesh.fsdp = 1
+    config.mesh.fsdp = 1  # parameters and optimiser state are split over this axis, the batch over data x fsdp
+    config.mesh.model = 1  # attention heads, hidden units and the vocabulary of BERT are split over this axis
+    config.mesh.reduce = "once"  # gradients: added up "once" a step, or where the "compiler" places it (slower; same result)
 
     config.evaluation = ConfigDict()
     config.evaluation.split = "test"

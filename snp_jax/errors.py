@@ -10,6 +10,9 @@ import sys
 from collections.abc import Callable
 
 EXIT_USER_ERROR = 2
+EXIT_STOPPED = 75
+"""A run was asked to stop (SIGTERM, Ctrl-C), has saved, and goes on when it is started again: EX_TEMPFAIL of sysexits.h, "the
+user is invited to retry". Not 143: a process that was killed before it could save ends with that as well."""
 
 
 class UserError(Exception):

@@ -15,11 +15,16 @@ from collections.abc import Callable, Sequence
 from fractions import Fraction
 from pathlib import Path
 
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))  # worker processes of the tests find the package from any directory
+
+from snp_jax.xla_flags import with_virtual_devices  # noqa: E402
+
 # Before the first import of JAX. The cache folder is in the environment, so that parallel test processes
 # share it.
-os.environ["JAX_PLATFORMS"] = "cpu"
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # compiling is most of the time of these tiny models
-os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=8 --xla_cpu_enable_concurrency_optimized_scheduler=false"
+os.environ.pop("XLA_FLAGS", None)
+os.environ.update(with_virtual_devices(os.environ, 8))
 _OWN_CACHE = None
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     _OWN_CACHE = tempfile.mkdtemp(prefix="snp_jax_tests_")
@@ -29,8 +34,6 @@ import av  # noqa: E402
 import numpy as np  # noqa: E402
 import pytest  # noqa: E402
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT))  # worker processes of the tests find the package from any directory
 BLOCKS = (2, 4)  # the frame number in binary: rows x columns of black and white blocks
 BROKEN = {"empty": "open", "text": "open", "sound": "no_video_stream"}  # of `folder_dataset`: id -> reason
 
@@ -193,6 +196,7 @@ def tiny_config(prepared_dataset: Path, text_files: dict[str, str]) -> Callable[
         config.reading.num_workers = 0
         config.text.update(text_files)
         config.text.max_len = 12
+        config.text.bucket = 0  # one shape, one compilation; and alike for one process and several
         config.model.bert.update(width=16, layers=1, heads=2, mlp_width=32, max_positions=16)
         config.model.visual.embed_dims = (8, 8, 16, 16)
         for name, value in {"depths": 1, "heads": 1, "mlp_ratios": 2}.items():

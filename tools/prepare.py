@@ -1,6 +1,7 @@
 """Turns downloaded videos or images and their annotations into a dataset to train on (TFDS, ArrayRecord).
 
-    python tools/prepare.py NAME --manual-dir D --out OUT [--jobs N] [--allow-missing] [--reencode]
+    python tools/prepare.py NAME --manual-dir D --out OUT [--jobs N] [--allow-missing]
+        [--reencode [h264|mjpeg] [--short-side N] [--key-frames-every N]] [--beam BEAM'S FLAGS ...]
     python tools/prepare.py folder --data DIR --out OUT [--jobs N] [--allow-unused]
 
 Checks the input first, and never leaves a part of a dataset under the name OUT. A preparation that was killed goes on
@@ -14,11 +15,12 @@ import argparse
 import functools
 from pathlib import Path
 
-from snp_jax.data.sources import catalog
+from snp_jax.data.sources import beam, catalog
 from snp_jax.data.sources.builder import builder_for
 from snp_jax.data.sources.folder import read_folder
 from snp_jax.data.sources.prepare import Options, prepare
-from snp_jax.data.sources.prepared import SplitSummary, read_notes, read_summaries
+from snp_jax.data.sources.prepared import read_notes, read_summaries, summary_table
+from snp_jax.data.sources.reencode import CODECS, Encoding
 from snp_jax.errors import run_cli
 
 
@@ -26,11 +28,16 @@ def main() -> None:
     options = _parse()
     dataset = catalog.find(options.name)
     read = functools.partial(read_folder, allow_unused=True) if options.allow_unused else dataset.read
-    how = Options(jobs=options.jobs, allow_missing=options.allow_missing, reencode=options.reencode)
+    how = Options(
+        jobs=options.jobs,
+        beam=None if options.beam is None else functools.partial(beam.pipeline, options.beam),
+        allow_missing=options.allow_missing,
+        reencode=options.encoding,
+    )
     builder = builder_for(dataset, str(options.out.parent))
     if not prepare(read(options.manual_dir), builder, options.out, how):
         print(f"{options.out}: already prepared from this data")
-    print(_table(read_summaries(options.out)))
+    print(summary_table(read_summaries(options.out)))
     for note in read_notes(options.out):
         print(f"note: {note}")
 
@@ -44,24 +51,24 @@ def _parse() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=2, help="processes (default 2)")
     parser.add_argument("--allow-missing", action="store_true", help="go on when files or annotations are missing")
     parser.add_argument("--allow-unused", action="store_true", help="folder: leave out videos that no line describes")
-    parser.add_argument("--reencode", action="store_true", help="store small H.264 files that seek fast")
+    parser.add_argument("--reencode", nargs="?", const="h264", choices=CODECS, help="store small files that seek fast")
+    parser.add_argument("--short-side", type=int, help="with --reencode: pixels at most (default 256)")
+    parser.add_argument("--key-frames-every", type=int, help="with --reencode h264: frames (default 12; 1: all)")
+    parser.add_argument("--beam", nargs=argparse.REMAINDER, help="last: Apache Beam writes, with these flags of its own")
     options = parser.parse_args()
     if options.jobs < 1:
         parser.error(f"--jobs must be at least 1, found {options.jobs}")
     if options.allow_unused and options.name != "folder":
         parser.error("--allow-unused is for the dataset folder")
+    given = {"short_side": options.short_side, "key_every": options.key_frames_every}
+    given = {name: value for name, value in given.items() if value is not None}
+    if given and options.reencode is None:
+        parser.error("--short-side and --key-frames-every need --reencode")
+    try:
+        options.encoding = Encoding(options.reencode, **given) if options.reencode else None
+    except ValueError as error:
+        parser.error(f"--reencode: {error}")
     return options
-
-
-def _table(summaries: dict[str, SplitSummary]) -> str:
-    rows = [("split", "videos", "captions", "questions", "choices", "hours", "missing", "broken", "MB")]
-    for split, summary in summaries.items():
-        counts = (summary.videos, summary.captions, summary.questions, summary.choices)
-        bad = (f"{summary.missing:,}", f"{summary.unreadable:,}")
-        hours, megabytes = f"{summary.seconds / 3600:.2f}", f"{summary.bytes / 1e6:.1f}"
-        rows.append((split, *(f"{count:,}" for count in counts), hours, *bad, megabytes))
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
 
 
 if __name__ == "__main__":

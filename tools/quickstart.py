@@ -11,12 +11,12 @@ import argparse
 import json
 import os
 import shlex
-import subprocess
 import sys
 import time
 from pathlib import Path
 
-from snp_jax.errors import UserError, run_cli
+from snp_jax.children import run_together
+from snp_jax.errors import EXIT_STOPPED, UserError, run_cli
 
 TASKS = ("retrieval", "qa", "choice")
 
@@ -26,14 +26,15 @@ def stages(root: Path, seed: int) -> list[tuple[str, Path, str]]:
     train = "-m snp_jax.train --config configs/toy/{0}.py --workdir {1}/{2} --config.seed={3}"
     listed = [
         ("corpus", root / "corpus/README.md", f"-m snp_jax.data.toy --out {root}/corpus --seed {seed}"),
-        ("dataset", root / "tfds/prepared.json", f"tools/prepare.py folder --data {root}/corpus --out {root}/tfds"),
+        ("dataset", root / "tfds/prepared.json",
+         f"tools/prepare.py folder --data {root}/corpus --out {root}/tfds --reencode mjpeg --short-side 96"),
         ("tokenizer", root / "tokenizer.model",
          f"tools/train_tokenizer.py --data {root}/corpus --vocab-size 400 --out {root}/tokenizer.model"),
         ("significant_words", root / "words.json",
          f"tools/mine_significant_words.py --data {root}/corpus --jobs 2 --out {root}/words.json"),
-        ("pretrain_frames", root / "pretrain_frames/DONE", train.format("pretrain_frames", root, "pretrain_frames", seed)),
+        ("tagging", root / "tagging/DONE", train.format("tagging", root, "tagging", seed)),
         ("pretrain", root / "pretrain/DONE",
-         train.format("pretrain", root, "pretrain", seed) + f" --config.train.init_from={root}/pretrain_frames"),
+         train.format("pretrain", root, "pretrain", seed) + f" --config.train.init_from={root}/tagging"),
     ]  # fmt: skip
     for task in TASKS:
         start = f" --config.train.init_from={root}/pretrain"
@@ -65,11 +66,12 @@ def main() -> None:
             continue
         print(f"\n[{number}/{len(listed)}] {name}: python {command}", flush=True)
         begin = time.monotonic()
-        code = subprocess.run([sys.executable, *shlex.split(command)], env=environment).returncode
+        code = run_together([[sys.executable, *shlex.split(command)]], environment)
         seconds[name] = round(seconds.get(name, 0.0) + time.monotonic() - begin, 1)
         clock.write_text(json.dumps(seconds, indent=2) + "\n")
         if code or not product.exists():
-            raise UserError(f"stage {name} did not finish; run the same command again to go on from here")
+            how = "was stopped" if code == EXIT_STOPPED else f"did not finish (exit code {code})"
+            raise UserError(f"stage {name} {how}; run the same command again to go on from here")
     print(f"\n{sum(seconds.values()) / 60:.1f} minutes in all; open {options.root}/report.html")
 
 

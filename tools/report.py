@@ -14,7 +14,7 @@ from snp_jax.errors import UserError, run_cli
 
 TASKS = ("retrieval", "qa", "choice")
 TERMS = {
-    "pretrain_frames": ("mlm_cross", "gvtm_stage1", "lvwm"),
+    "tagging": ("tagging",),
     "pretrain": ("mlm_text", "mlm_cross", "gvtm_stage1", "gvtm_stage2", "lvwm"),
     "retrieval": ("gvtm_stage1", "gvtm_stage2"),
     "qa": ("answer",),

@@ -8,7 +8,7 @@ from configs.toy.common import ROOT, tiny
 
 def get_config(arg=None):
     config = tiny("pretrain")
-    config.train.init_from = f"{ROOT}/pretrain_frames"
+    config.train.init_from = f"{ROOT}/tagging"
     config.objective.matching.draw_temperature = 2.0  # nearly uniform: hard negatives keep stage 2 at chance this early
     config.objective.matching_caption = "raw"
     config.objective.weights.mlm_text = 0.0

@@ -20,7 +20,7 @@ import numpy as np
 
 from snp_jax.data import decode
 from snp_jax.data.sources.prepared import VideoSource, open_source, read_summaries
-from snp_jax.data.stream import BatchStream, Reading
+from snp_jax.data.stream import BatchStream, Reading, Share
 from snp_jax.data.watch import Watch, WatchKeeper
 
 MISSING = "missing"
@@ -128,7 +128,9 @@ def _read(source: VideoSource, reading: Reading, deep: bool, progress: Callable[
     keeper = WatchKeeper()
     count = -(-len(source) // _BATCH) * _BATCH  # batches are whole
     examples = grain.MapDataset.range(count).map(functools.partial(_look, source=source, deep=deep, watch=keeper.watch))
-    stream = BatchStream(examples, _BATCH, reading, start=0, stride=1, identity={"videos": len(source)}, keeper=keeper)
+    stream = BatchStream(
+        examples, Share(tuple(range(_BATCH)), _BATCH), reading, identity={"videos": len(source)}, keeper=keeper
+    )
     facts: list[dict[str, Any]] = []
     try:
         for batch in stream:

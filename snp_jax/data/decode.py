@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import bisect
 import dataclasses
+import threading
 from collections.abc import Callable, Iterator, Sequence
 
 import av
@@ -159,13 +160,14 @@ def _decode_chosen(
     """See `decode_clip`."""
     deadline = Deadline(limits.budget_s)
     packets = demux(container, stream, limits, deadline)
-    shown = _display_order(packets)
+    pts = [packet.pts for packet in packets]
+    shown = _display_order(packets, pts)
     if shown is not None:
-        first, last = _frames_in_span([packets[i].pts for i in shown], float(stream.time_base), span)
+        first, last = _frames_in_span([pts[i] for i in shown], float(stream.time_base), span)
         wanted = [shown[first + i] for i in choose(last - first).tolist()]  # packet numbers, repeats included
-        _decode_planned(stream.codec_context, packets, set(wanted), take, deadline)
-        if all(packets[i].pts in take.images for i in wanted):
-            return np.stack([take.images[packets[i].pts] for i in wanted])
+        _decode_planned(stream.codec_context, packets, pts, set(wanted), take, deadline)
+        if all(pts[i] in take.images for i in wanted):
+            return np.stack([take.images[pts[i]] for i in wanted])
         stream.codec_context.flush_buffers()
     return _decode_counted(stream, packets, choose, span, take, deadline)
 
@@ -178,31 +180,41 @@ class _Converter:
         self._keep_aspect = keep_aspect
         self.upright = (0, 0)  # (height, width) of the pictures, before scaling
         self._limits = limits
-        self._reformatter = VideoReformatter()  # one for all frames: building the scaler costs more than using it
+        self._scaler, self._packer = _reformatters()
         self.images: dict[int, np.ndarray] = {}
 
     def keep(self, frame: av.VideoFrame, key: int) -> None:
         self._limits.check_size(frame.width, frame.height)
-        quarter_turns = round(frame.rotation / 90) % 4
+        quarter_turns = round(frame.rotation / 90) % 4  # FFmpeg stores rotation, it does not apply it
         if self.upright == (0, 0):
             self.upright = (frame.width, frame.height) if quarter_turns % 2 else (frame.height, frame.width)
             self._size = fit_inside(self.upright, self._size) if self._keep_aspect else self._size
         height, width = self._size[::-1] if quarter_turns % 2 else self._size
-        rgb = self._reformatter.reformat(
-            frame, width=width, height=height, format="rgb24", interpolation=Interpolation.BILINEAR, threads=1
-        )
-        self.images[key] = np.rot90(rgb.to_ndarray(), quarter_turns)  # FFmpeg stores rotation, it does not apply it
+        if (frame.width, frame.height) != (width, height):
+            # To four bytes a pixel first: FFmpeg has vector code for that, not for three, and drops the fourth at once.
+            frame = self._scaler.reformat(
+                frame, width=width, height=height, format="rgba", interpolation=Interpolation.BILINEAR, threads=1
+            )
+        image = self._packer.reformat(frame, format="rgb24", threads=1).to_ndarray()
+        self.images[key] = np.rot90(image, quarter_turns) if quarter_turns else image
 
 
-def _display_order(packets: Sequence[av.Packet]) -> list[int] | None:
-    """Packet numbers in display order; None if time stamps are missing or not unique."""
+_REFORMATTERS = threading.local()
+
+
+def _reformatters() -> tuple[VideoReformatter, VideoReformatter]:
+    """This thread's two: building one costs more than using it, and the next video often has the same size."""
+    if not hasattr(_REFORMATTERS, "both"):
+        _REFORMATTERS.both = VideoReformatter(), VideoReformatter()
+    return _REFORMATTERS.both
+
+
+def _display_order(packets: Sequence[av.Packet], pts: Sequence[int | None]) -> list[int] | None:
+    """Packet numbers in display order; None if time stamps (`pts`, of every packet) are missing or not unique."""
     shown = [i for i, packet in enumerate(packets) if not packet.is_discard]  # an edit list hides packets
-    stamps = [packets[i].pts for i in shown]
-    if not shown or None in stamps or len(set(stamps)) != len(stamps):
+    if not shown or None in pts or len({pts[i] for i in shown}) != len(shown):
         return None
-    if any(packet.pts is None for packet in packets):
-        return None
-    return sorted(shown, key=lambda i: packets[i].pts)
+    return sorted(shown, key=pts.__getitem__)
 
 
 def _frames_in_span(stamps: Sequence[int], unit_s: float, span: tuple[float | None, float | None]) -> tuple[int, int]:
@@ -251,12 +263,12 @@ def plan_runs(pts: Sequence[int], keys: Sequence[int], targets: Sequence[int]) -
 def _decode_planned(
     context: av.VideoCodecContext,
     packets: Sequence[av.Packet],
+    pts: Sequence[int],
     targets: set[int],
     take: _Converter,
     deadline: Deadline,
 ) -> None:
     """Decodes the targets (packet numbers) into `take`, by time stamp; the decoder may withhold some."""
-    pts = [packet.pts for packet in packets]
     wanted = {pts[i] for i in targets}
     keys = [i for i, packet in enumerate(packets) if packet.is_keyframe] or [0]
     may_skip = context.name in _SKIPS_NONREF

@@ -16,6 +16,12 @@ _NAMED = 5
 _ENOUGH = 100  # distinct videos after which the share of broken ones means something
 
 
+def count_reasons(failures: Mapping[str, str]) -> dict[str, int]:
+    """Videos per reason (`container.KINDS`), in alphabetical order, of video id -> "kind: detail"."""
+    kinds = collections.Counter(failure.partition(":")[0] for failure in failures.values())
+    return dict(sorted(kinds.items()))
+
+
 class BrokenVideos:
     """Running record of broken videos of one dataset, on one host.
 
@@ -61,8 +67,7 @@ class BrokenVideos:
 
     def by_reason(self) -> dict[str, int]:
         """Distinct broken videos so far per reason (`container.KINDS`), in alphabetical order."""
-        kinds = collections.Counter(failure.partition(":")[0] for failure in self._failures.values())
-        return dict(sorted(kinds.items()))
+        return count_reasons(self._failures)
 
     def names(self) -> dict[str, str]:
         """Video id -> reason for every broken video so far, in alphabetical order."""

@@ -19,7 +19,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import grain
@@ -32,7 +32,7 @@ from snp_jax.data.order import Buckets, Place, Size
 from snp_jax.data.records import Annotation
 from snp_jax.data.sources.picture_sizes import read_sizes
 from snp_jax.data.sources.prepared import VideoSource, open_source
-from snp_jax.data.stream import BatchStream, Reading
+from snp_jax.data.stream import BatchStream, Reading, Share
 from snp_jax.data.watch import Watch, WatchKeeper
 from snp_jax.errors import UserError
 
@@ -139,7 +139,7 @@ def train_batches(
     batch_size: int,
     seed: int,
     reading: Reading,
-    shard: tuple[int, int] = (0, 1),
+    rows: Sequence[int] | None = None,
 ) -> grain.DatasetIterator:
     """Endless training batches, reshuffled every epoch; epochs follow each other without a gap.
 
@@ -147,11 +147,11 @@ def train_batches(
         source: the split, or a mixture of several.
         spec: what is taken from each video; frames are drawn at random.
         text: what is said about it.
-        batch_size: rows per batch ON THIS HOST.
+        batch_size: rows per batch, over all hosts.
         seed: fixes the order, the frames and the text.
         reading: threads, processes and buffers; does not change the stream.
-        shard: (index, count) of this host. Host h takes positions h, h + count, ... of one global stream, so
-            step s covers the same videos with the same frames on any number of hosts.
+        rows: those that this host reads of every batch (default all). Together the hosts read one global stream: step s
+            has the same videos with the same frames in the same rows on any number of hosts.
 
     Returns:
         An iterator with `get_state`/`set_state` (JSON; exact, valid for any `reading`), which Orbax stores;
@@ -163,21 +163,21 @@ def train_batches(
     mixture = source if isinstance(source, Mixture) else Mixture([source])
     for part in mixture.sources:
         _check_text(part, text)
-    index, count = shard
     places, identity = order.training_rows(mixture, seed), {"seed": seed, "videos": len(mixture)}
     if spec.buckets:
         buckets = _buckets(mixture, spec)
-        bucketed = order.BucketedOrder(places, buckets, batch_size * count, seed)
+        bucketed = order.BucketedOrder(places, buckets, batch_size, seed)
         places = grain.MapDataset.source(bucketed).seed(seed)
-        identity |= {"buckets": zlib.crc32(repr((spec.buckets, batch_size * count)).encode() + buckets.of_row.tobytes())}
+        identity |= {"buckets": zlib.crc32(repr((spec.buckets, batch_size)).encode() + buckets.of_row.tobytes())}
     if len(mixture.sources) > 1:
         parts = [(len(part), share) for part, share in zip(mixture.sources, mixture.shares, strict=True)]
         identity |= {"mixture": zlib.crc32(repr(parts).encode())}
+    share = Share(tuple(range(batch_size) if rows is None else rows), batch_size)
     keeper = WatchKeeper()
     examples = places.random_map(
         functools.partial(_training_example, mixture=mixture, spec=spec, text=text, watch=keeper.watch)
     )
-    return BatchStream(examples, batch_size, reading, start=index, stride=count, identity=identity, keeper=keeper)
+    return BatchStream(examples, share, reading, identity=identity, keeper=keeper)
 
 
 def eval_batches(
@@ -190,7 +190,11 @@ def eval_batches(
 ) -> grain.DatasetIterator:
     """All videos once, the middle frame of every segment: in storage order, with buckets one bucket after the other.
 
-    Arguments as in `train_batches`. Every host gets the same number of batches.
+    Args:
+        source, spec, reading: as in `train_batches`.
+        batch_size: rows per batch ON THIS HOST.
+        shard: (index, count) of this host, which reads videos index, index + count, ... Every host gets the same number of
+            batches.
 
     Returns:
         A finite iterator of batches with `index` int32 [B], the row of `read_annotations`, and without text.
@@ -203,8 +207,9 @@ def eval_batches(
     examples = grain.MapDataset.source(places).map(
         functools.partial(_evaluation_example, source=mixture, spec=spec, watch=keeper.watch)
     )
+    share = Share(tuple(range(index, batch_size * count, count)), batch_size * count)
     identity = {"videos": len(source)}
-    return BatchStream(examples, batch_size, reading, start=index, stride=count, identity=identity, keeper=keeper)
+    return BatchStream(examples, share, reading, identity=identity, keeper=keeper)
 
 
 def _buckets(mixture: Mixture, spec: ClipSpec) -> Buckets:

@@ -8,7 +8,9 @@ run. What an example is, `pipeline` decides; which video is to blame, `watch`.
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
+import json
 import multiprocessing
 import os
 import queue
@@ -16,7 +18,8 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import grain
@@ -56,8 +59,34 @@ class Reading:
     stall_s: float = 600.0
 
 
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """What one process reads of every global batch: the rows `rows`, in this order, of `total`."""
+
+    rows: tuple[int, ...]
+    total: int
+
+
+class _Rows(grain.MapDataset):
+    """The elements that a share has in the batches from `position` on, one after another."""
+
+    def __init__(self, parent: grain.MapDataset, share: Share, position: int):
+        super().__init__(parent)
+        self._share = share
+        self._position = position
+
+    def __len__(self) -> int:
+        return max(len(self._parent) - self._position, 0) // self._share.total * len(self._share.rows)
+
+    def __getitem__(self, index: int | slice) -> Any:
+        if isinstance(index, slice):
+            return self.slice(index)
+        batch, row = divmod(index, len(self._share.rows))
+        return self._parent[self._position + batch * self._share.total + self._share.rows[row]]
+
+
 class BatchStream(grain.DatasetIterator):
-    """Batches of the positions start, start + stride, start + 2 stride, ... of a Grain `MapDataset`.
+    """A process's share of the batches of a Grain `MapDataset`: batch k is its elements k * total to (k + 1) * total - 1.
 
     Starts reading at the first `next`, so that a position restored right after construction costs nothing.
     """
@@ -65,11 +94,9 @@ class BatchStream(grain.DatasetIterator):
     def __init__(
         self,
         examples: grain.MapDataset,
-        batch_size: int,
+        share: Share,
         reading: Reading,
         *,
-        start: int,
-        stride: int,
         identity: Mapping[str, int],
         keeper: WatchKeeper | None = None,
     ):
@@ -78,10 +105,8 @@ class BatchStream(grain.DatasetIterator):
         """
         super().__init__()
         self._examples = examples
-        self._batch_size = batch_size
+        self._share = share
         self._reading = reading
-        self._start = start
-        self._stride = stride
         self._identity = dict(identity)
         self._position = 0  # of the whole stream: where the next global batch begins
         self._ahead: _ReadAhead | None = None
@@ -115,7 +140,7 @@ class BatchStream(grain.DatasetIterator):
                 raise
             else:
                 self._deaths = 0
-                self._position += self._batch_size * self._stride
+                self._position += self._share.total
                 return batch
 
     def get_state(self) -> dict[str, int]:
@@ -138,6 +163,17 @@ class BatchStream(grain.DatasetIterator):
         self._stop()
         self._finished = False
         self._position = state[_POSITION]
+
+    async def load(self, directory: Path) -> Awaitable[None]:
+        """Goes to the place that a checkpoint holds (Orbax calls this). Every process saved the same place, so that of any
+        will do, also where there are more or fewer processes now.
+        """
+        saved = await asyncio.to_thread(lambda: min(directory.glob("process_*.json")).read_text())
+
+        async def go() -> None:
+            self.set_state(json.loads(saved))
+
+        return go()
 
     def close(self) -> None:
         """Ends all threads and workers. The stream cannot be used afterwards."""
@@ -170,7 +206,7 @@ class BatchStream(grain.DatasetIterator):
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # Grain reads absl flags when it starts workers
         reading = self._reading
-        examples = self._examples[self._position + self._start :: self._stride].to_iter_dataset(
+        examples = _Rows(self._examples, self._share, self._position).to_iter_dataset(
             grain.ReadOptions(num_threads=reading.num_threads, prefetch_buffer_size=reading.buffer)
         )
         if reading.num_workers:
@@ -178,7 +214,7 @@ class BatchStream(grain.DatasetIterator):
             options = grain.experimental.DatasetOptions(min_shm_size=_SHARED_MEMORY_FROM)
             examples = grain.experimental.WithOptionsIterDataset(examples, options)
             examples = examples.mp_prefetch(processes, worker_init_fn=_start_worker)
-        return iter(examples.batch(self._batch_size, drop_remainder=True, batch_fn=_stack))
+        return iter(examples.batch(len(self._share.rows), drop_remainder=True, batch_fn=_stack))
 
 
 class _WorkerDeath(Exception):

@@ -48,6 +48,11 @@ def evaluate(run: TrainedRun, config) -> Evaluation:
     task = build.check_task(config)
     if task == "qa" and not run.answers:
         raise UserError(f"{run.workdir} was trained for {run.config.task}, which has no answers: evaluate a QA run")
+    if "tagging" in (task, run.config.task):
+        raise UserError(
+            f"{run.workdir}: tagging trains a visual encoder, there is nothing to evaluate it by; start a run from it "
+            f"(--config.train.init_from={run.workdir}) and evaluate that"
+        )
     source = pipeline.open_source(inputs.evaluated_dataset(config), config.evaluation.split)
     annotations = pipeline.read_annotations(source)
     settings, max_len = config.evaluation, run.config.text.max_len

@@ -60,6 +60,9 @@ class Scorer:
         batch_size: videos or texts a pass.
         chunk: pairs a cross-branch pass.
         changes: what is done to frames on the device; only what is not random (crop, padding mask).
+
+    Attributes:
+        passes: the compiled functions by name, "videos", "texts" and "pairs", for compilation ahead of time.
     """
 
     def __init__(
@@ -83,10 +86,11 @@ class Scorer:
         @partial(jax.jit, static_argnames="head")
         def score(params, ids, mask, tokens, clip_mask, head):
             net = Network(model, params)
-            pooled = net.cross(net.caption_inputs(ids, mask), net.clip_inputs(tokens, clip_mask)).pooled
+            pooled = net.cross_pooled(net.caption_inputs(ids, mask), net.clip_inputs(tokens, clip_mask))
             return net.match(pooled) if head == "match" else net.head("answer_logits", pooled)
 
         self._encode_video, self._encode_text, self._score = encode_video, encode_text, score
+        self.passes = {"videos": encode_video, "texts": encode_text, "pairs": score}
 
     def videos(self, batches: Iterable[Mapping[str, np.ndarray]], total: int) -> EncodedVideos:
         """Encodes the batches of `pipeline.eval_batches` without their padding rows; `total` sizes the progress bar."""

@@ -58,7 +58,7 @@ class PositionEmbeddings(nn.Module):
         self.position = nn.Embed(config.max_positions, config.width, embedding_init=init)
         self.segment = nn.Embed(config.segments, config.width, embedding_init=init)
         self.norm = layers.LayerNorm(config.epsilon, self.dtype)
-        self.dropout = nn.Dropout(config.dropout)
+        self.dropout = layers.Dropout(config.dropout)
 
     def __call__(self, vectors: jax.Array, segment: int, *, deterministic: bool) -> jax.Array:
         """Embeds a sequence whose word (or clip) vectors are given; positions start at 0.
@@ -72,7 +72,7 @@ class PositionEmbeddings(nn.Module):
         """
         positions = self.position(jnp.arange(vectors.shape[-2]))
         total = vectors + positions + self.segment(jnp.asarray(segment))
-        return self.dropout(self.norm(total), deterministic=deterministic)
+        return self.dropout(self.norm(total), deterministic)
 
 
 class Embeddings(PositionEmbeddings):
@@ -94,48 +94,56 @@ class Embeddings(PositionEmbeddings):
 
 
 class SelfAttention(nn.Module):
-    """Multi-head self-attention with a key padding mask. Returns the context and the probabilities."""
+    """Multi-head attention of some positions `[B, Q, D]` of a sequence to all of it `[B, L, D]`, with a key padding mask.
+
+    Returns the context `[B, Q, D]` and the probabilities `[B, H, Q, L]`.
+    """
 
     config: BertConfig
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, mask: jax.Array, *, deterministic: bool) -> tuple[jax.Array, jax.Array]:
+    def __call__(self, asking: jax.Array, x: jax.Array, mask: jax.Array, *, deterministic: bool) -> tuple[jax.Array, jax.Array]:
         config = self.config
         head_width = config.width // config.heads
-        batch, length, _ = x.shape
 
-        def heads(name: str) -> jax.Array:
+        def heads(name: str, x: jax.Array) -> jax.Array:
             projected = dense(config, config.width, name, self.dtype)(x)
-            return projected.reshape(batch, length, config.heads, head_width)  # [B, L, H, D/H]
+            return projected.reshape(*x.shape[:2], config.heads, head_width)  # [B, L, H, D/H]
 
-        query, key, value = heads("query"), heads("key"), heads("value")
+        query, key, value = heads("query", asking), heads("key", x), heads("value", x)
         logits = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32)
         logits = logits / jnp.sqrt(jnp.float32(head_width))
         logits = logits + jnp.where(mask, 0.0, PADDING_BIAS)[:, None, None, :]
-        probabilities = jax.nn.softmax(logits, axis=-1)  # float32 [B, H, L, L]
-        probabilities = nn.Dropout(config.attention_dropout)(probabilities, deterministic=deterministic)
+        probabilities = jax.nn.softmax(logits, axis=-1)  # float32 [B, H, Q, L]
+        probabilities = layers.Dropout(config.attention_dropout)(probabilities, deterministic)
         context = jnp.einsum("bhqk,bkhd->bqhd", probabilities.astype(self.dtype), value)
-        context = context.reshape(batch, length, config.width)  # [B, L, D]
+        context = context.reshape(asking.shape)  # [B, Q, D]
         return dense(config, config.width, "out", self.dtype)(context), probabilities
 
 
 class Layer(nn.Module):
-    """One post-LN transformer layer. Also returns how much attention each token receives, float32 `[B, L]`."""
+    """One post-LN transformer layer. Also returns how much attention each token receives, float32 `[B, L]`.
+
+    With `first_only` the output is that of the first token alone, `[B, 1, D]`: only keys and values are computed of the others.
+    """
 
     config: BertConfig
     dtype: Any = jnp.float32
     deterministic: bool = True
+    first_only: bool = False
 
     @nn.compact
     def __call__(self, x: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
         config = self.config
-        dropout = nn.Dropout(config.dropout, deterministic=self.deterministic)
-        attended, probabilities = SelfAttention(config, self.dtype, name="attention")(x, mask, deterministic=self.deterministic)
-        x = layers.LayerNorm(config.epsilon, self.dtype, name="attention_norm")(x + dropout(attended))
+        dropout = layers.Dropout(config.dropout)
+        attention = SelfAttention(config, self.dtype, name="attention")
+        kept = x[:, :1] if self.first_only else x
+        attended, probabilities = attention(kept, x, mask, deterministic=self.deterministic)
+        x = layers.LayerNorm(config.epsilon, self.dtype, name="attention_norm")(kept + dropout(attended, self.deterministic))
         hidden = layers.gelu(dense(config, config.mlp_width, "mlp_in", self.dtype)(x))
         hidden = dense(config, config.width, "mlp_out", self.dtype)(hidden)
-        x = layers.LayerNorm(config.epsilon, self.dtype, name="mlp_norm")(x + dropout(hidden))
+        x = layers.LayerNorm(config.epsilon, self.dtype, name="mlp_norm")(x + dropout(hidden, self.deterministic))
         return x, probabilities.mean(axis=1).sum(axis=1)  # mean over heads, sum over queries
 
 
@@ -146,12 +154,16 @@ class Encoder(nn.Module):
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, x: jax.Array, mask: jax.Array, *, deterministic: bool) -> tuple[jax.Array, jax.Array]:
+    def __call__(
+        self, x: jax.Array, mask: jax.Array, *, deterministic: bool, first_only: bool = False
+    ) -> tuple[jax.Array, jax.Array]:
         """Runs the layers.
 
         Args:
             x: embedded sequence `[B, L, D]`.
             mask: bool `[B, L]`, True = real.
+            first_only: only the first token's output is wanted: `[B, 1, D]`, and an importance without the last layer's other
+                queries. The last layer then costs a sixth.
 
         Returns:
             The last hidden states `[B, L, D]`, and the importance of each token, float32 `[B, L]`: attention received,
@@ -161,7 +173,8 @@ class Encoder(nn.Module):
         layer_class = nn.remat(Layer) if self.config.remat else Layer
         importance = jnp.zeros(x.shape[:2], jnp.float32)
         for index in range(self.config.layers):
-            layer = layer_class(self.config, self.dtype, deterministic, name=f"layer{index}")
+            last = index == self.config.layers - 1
+            layer = layer_class(self.config, self.dtype, deterministic, first_only and last, name=f"layer{index}")
             x, received = layer(x, mask)
             importance = importance + received
         return x, importance

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import jax
@@ -11,6 +14,7 @@ from flax import linen as nn
 from jax import lax
 
 from snp_jax.models import backend
+from snp_jax.models.shard import row_keys
 
 
 class VisualGrid(NamedTuple):
@@ -52,10 +56,48 @@ def drop_path_rates(rate: float, depths: tuple[int, ...]) -> list[list[float]]:
     return [rates[a:b] for a, b in zip(starts[:-1], starts[1:], strict=True)]
 
 
+_rows: ContextVar[jax.Array | None] = ContextVar("rows", default=None)
+
+
+@contextlib.contextmanager
+def numbered_rows(rows: jax.Array | None) -> Iterator[None]:
+    """Inside, dropout draws for the rows of its input by these numbers (uint32 `[R]`); None = 0, 1, 2, ..."""
+    token = _rows.set(rows)
+    try:
+        yield
+    finally:
+        _rows.reset(token)
+
+
+def _draw_kept(key: jax.Array, rate: float, shape: tuple[int, ...]) -> jax.Array:
+    """Bool of `shape`, True with probability 1 - rate. What is drawn for a row depends on its number alone.
+
+    A leading axis of m * R rows, where R are numbered, has m for each of them.
+    """
+    rows = _rows.get()
+    rows = jnp.arange(shape[0], dtype=jnp.uint32) if rows is None else rows
+    each = shape[0] // rows.shape[0]
+    keep = jax.vmap(lambda row: jax.random.bernoulli(row, 1.0 - rate, (each, *shape[1:])))(row_keys(key, rows))
+    return keep.reshape(shape)
+
+
+class Dropout(nn.Module):
+    """Dropout whose draws do not depend on how the batch is split over devices; see `numbered_rows`."""
+
+    rate: float
+
+    @nn.compact
+    def __call__(self, x: jax.Array, deterministic: bool) -> jax.Array:
+        if deterministic or self.rate == 0.0:
+            return x
+        keep = _draw_kept(self.make_rng("dropout"), self.rate, x.shape)
+        return jnp.where(keep, x / (1.0 - self.rate), 0)
+
+
 class DropPath(nn.Module):
     """Stochastic depth: drops a residual branch for whole rows of the first axis and scales the kept ones up.
 
-    Draws from the "dropout" key; kept rows are divided by 1 - rate.
+    Draws as `Dropout` does; kept rows are divided by 1 - rate.
     """
 
     rate: float
@@ -64,8 +106,7 @@ class DropPath(nn.Module):
     def __call__(self, x: jax.Array, deterministic: bool) -> jax.Array:
         if deterministic or self.rate == 0.0:
             return x
-        shape = (x.shape[0],) + (1,) * (x.ndim - 1)
-        keep = jax.random.bernoulli(self.make_rng("dropout"), 1.0 - self.rate, shape)
+        keep = _draw_kept(self.make_rng("dropout"), self.rate, (x.shape[0],) + (1,) * (x.ndim - 1))
         return jnp.where(keep, x / (1.0 - self.rate), 0)
 
 

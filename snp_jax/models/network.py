@@ -13,6 +13,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from snp_jax.models.layers import numbered_rows
+from snp_jax.models.shard import Shard
 from snp_jax.models.snp import SNP, Clips, Cross, CrossInputs, Text
 
 
@@ -24,28 +26,39 @@ class Network:
         model: the module.
         params: its parameter tree.
         spread: constrains an array's leading axis to the devices' batch sharding (identity on one device).
+        shard: which rows of the batch are here.
+
+    Dropout is drawn by `rows`, the number of each input row (default: the batch's own rows).
     """
 
     model: SNP
     params: Any
     spread: Callable[[jax.Array], jax.Array] = lambda x: x
+    shard: Shard = Shard()
 
-    def _run(self, method: str, *args, key: jax.Array | None, **kwargs):
-        rngs = {} if key is None else {"dropout": key}
+    def _run(self, method: str, *args, key: jax.Array | None, rows: jax.Array | None = None, **kwargs):
         variables = {"params": self.params}
-        return self.model.apply(variables, *args, method=method, rngs=rngs, deterministic=key is None, **kwargs)
+        if key is None:
+            return self.model.apply(variables, *args, method=method, deterministic=True, **kwargs)
+        rows = self.shard.rows(jax.tree.leaves(args)[0].shape[0]) if rows is None else rows
+        with numbered_rows(rows):
+            return self.model.apply(variables, *args, method=method, rngs={"dropout": key}, deterministic=False, **kwargs)
 
     def clips(self, frames, frame_mask, *, num_clips: int, pixel_mask=None, key=None) -> Clips:
         """`SNP.encode_video`."""
         return self._run("encode_video", frames, frame_mask, num_clips=num_clips, pixel_mask=pixel_mask, key=key)
 
-    def text(self, ids, mask, *, key=None) -> Text:
-        """`SNP.encode_text`."""
-        return self._run("encode_text", ids, mask, key=key)
+    def tags(self, frames, frame_mask, *, num_clips: int, pixel_mask=None, key=None) -> jax.Array:
+        """`Tagger.tag_logits`."""
+        return self._run("tag_logits", frames, frame_mask, num_clips=num_clips, pixel_mask=pixel_mask, key=key)
 
-    def caption_inputs(self, ids, mask, *, key=None) -> CrossInputs:
+    def text(self, ids, mask, *, key=None, rows=None) -> Text:
+        """`SNP.encode_text`."""
+        return self._run("encode_text", ids, mask, key=key, rows=rows)
+
+    def caption_inputs(self, ids, mask, *, key=None, rows=None) -> CrossInputs:
         """`SNP.embed_caption`."""
-        return self._run("embed_caption", ids, mask, key=key)
+        return self._run("embed_caption", ids, mask, key=key, rows=rows)
 
     def raw_caption(self, text: Text, ids, mask, *, key=None) -> CrossInputs:
         """`caption_inputs` of a caption that the text branch has read; one embedding serves both where they share it."""
@@ -53,21 +66,25 @@ class Network:
             return self.caption_inputs(ids, mask, key=key)
         return CrossInputs(text.embedded, mask)
 
-    def clip_inputs(self, tokens, mask, *, key=None) -> CrossInputs:
+    def clip_inputs(self, tokens, mask, *, key=None, rows=None) -> CrossInputs:
         """`SNP.embed_clips`."""
-        return self._run("embed_clips", tokens, mask, key=key)
+        return self._run("embed_clips", tokens, mask, key=key, rows=rows)
 
-    def cross(self, caption: CrossInputs, clips: CrossInputs, *, key=None) -> Cross:
+    def cross(self, caption: CrossInputs, clips: CrossInputs, *, key=None, rows=None) -> Cross:
         """`SNP.encode_cross` on pairs."""
-        return self._run("encode_cross", caption, clips, key=key)
+        return self._run("encode_cross", caption, clips, key=key, rows=rows)
 
-    def match(self, pooled, *, key=None) -> jax.Array:
+    def cross_pooled(self, caption: CrossInputs, clips: CrossInputs, *, key=None, rows=None) -> jax.Array:
+        """`SNP.pool_cross` on pairs, `[B, D]`."""
+        return self._run("pool_cross", caption, clips, key=key, rows=rows)
+
+    def match(self, pooled, *, key=None, rows=None) -> jax.Array:
         """`SNP.match`."""
-        return self._run("match", pooled, key=key)
+        return self._run("match", pooled, key=key, rows=rows)
 
-    def order(self, clips, mask, *, key=None) -> jax.Array:
+    def order(self, clips, mask, *, key=None, rows=None) -> jax.Array:
         """`SNP.encode_order`."""
-        return self._run("encode_order", clips, mask, key=key)
+        return self._run("encode_order", clips, mask, key=key, rows=rows)
 
     def head(self, name: str, x: jax.Array) -> jax.Array:
         """A head without dropout: "text_word_logits", "cross_word_logits", "answer_logits", "itm_logits" or "order_logits"."""
@@ -82,6 +99,7 @@ class Network:
         *,
         chunk: int,
         key: jax.Array | None = None,
+        rows: jax.Array | None = None,
     ) -> jax.Array:
         """Matching scores of a list of (caption, video) pairs, in chunks whose activations are recomputed backward.
 
@@ -92,6 +110,7 @@ class Network:
             clips: embedded videos `[B_video, N+1, D]`.
             text_index, video_index: int32 `[P]`, rows of `captions` and `clips`.
             chunk: pairs per cross-branch pass; P when 0 or larger than P.
+            key, rows: of dropout, and the number of each pair (uint32 `[P]`; default 0, 1, 2, ...).
 
         Returns:
             float32 `[P]`.
@@ -100,17 +119,19 @@ class Network:
         chunk = min(chunk, pairs) or pairs
         chunks = -(-pairs // chunk)
 
+        keys = (None, None) if key is None else jax.random.split(key)
+        rows = jnp.arange(pairs, dtype=jnp.uint32) if rows is None else rows
+
         def score(indices: tuple[jax.Array, jax.Array, jax.Array]) -> jax.Array:
-            text, video, number = indices
-            keys = (None, None) if key is None else jax.random.split(jax.random.fold_in(key, number))
+            text, video, numbers = indices
             caption = CrossInputs(self.spread(captions.embedded[text]), captions.mask[text])
             video_part = CrossInputs(self.spread(clips.embedded[video]), clips.mask[video])
-            pooled = self.cross(caption, video_part, key=keys[0]).pooled
-            return self.match(pooled, key=keys[1])
+            pooled = self.cross_pooled(caption, video_part, key=keys[0], rows=numbers)
+            return self.match(pooled, key=keys[1], rows=numbers)
 
         if chunks == 1:
-            return score((text_index, video_index, jnp.int32(0)))
+            return score((text_index, video_index, rows))
         padding = (0, chunks * chunk - pairs)
-        rows = tuple(jnp.pad(index, padding).reshape(chunks, chunk) for index in (text_index, video_index))
-        scores = jax.lax.map(jax.checkpoint(score), (*rows, jnp.arange(chunks)))
+        parts = tuple(jnp.pad(index, padding).reshape(chunks, chunk) for index in (text_index, video_index, rows))
+        scores = jax.lax.map(jax.checkpoint(score), parts)
         return scores.reshape(-1)[:pairs]

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from snp_jax.models import bert
+from snp_jax.models import bert, layers
 from snp_jax.models.layers import VisualGrid
 from snp_jax.models.temporal import OrderHead, TemporalConfig, TemporalEncoder
 from snp_jax.models.visual import VisualConfig, make_visual, projection
@@ -97,6 +97,26 @@ def unit_norm(x: jax.Array, epsilon: float = 1e-12) -> jax.Array:
     return x * jax.lax.rsqrt(jnp.maximum(squared, epsilon**2))
 
 
+def gather_cells(grid: VisualGrid, frame_mask: jax.Array, num_clips: int) -> tuple[jax.Array, jax.Array]:
+    """The grid cells of each clip, `[B, N, F*h*w, D]`, and which are real, bool `[B, N, F*h*w, 1]`.
+
+    Args:
+        grid: of T = N * F frames, with D channels.
+        frame_mask: bool `[B, T]`.
+        num_clips: N.
+    """
+    batch, time, height, width, channels = grid.grid.shape
+    cells = (time // num_clips) * height * width
+    real = grid.mask & frame_mask[:, :, None, None]
+    return grid.grid.reshape(batch, num_clips, cells, channels), real.reshape(batch, num_clips, cells, 1)
+
+
+def mean_cells(cells: jax.Array, real: jax.Array) -> jax.Array:
+    """Clip tokens: the mean over each clip's real cells (`gather_cells`), float32 `[B, N, D]`; zero where none is real."""
+    count = jnp.maximum(real.sum(axis=2), 1)
+    return jnp.where(real, cells, 0).astype(jnp.float32).sum(axis=2) / count
+
+
 class SNP(nn.Module):
     """Visual encoder, ONE BERT used twice (P3E: and a second one), and the heads.
 
@@ -125,7 +145,7 @@ class SNP(nn.Module):
         self.cross_words = bert.MaskedWordHead(config.bert, self.dtype)
         self.match_fc1 = nn.Dense(2 * width, dtype=self.dtype)
         self.match_fc2 = nn.Dense(1, dtype=self.dtype)
-        self.head_dropout = nn.Dropout(config.head_dropout)
+        self.head_dropout = layers.Dropout(config.head_dropout)
         if config.num_answers:
             self.answer = nn.Dense(config.num_answers, dtype=self.dtype)
         if config.itm:
@@ -159,14 +179,8 @@ class SNP(nn.Module):
         grid: VisualGrid = self.visual(frames, pixel_mask, deterministic=deterministic)
         linear = projection(self.config.visual, self.config.bert.width)
         projected = grid.grid if linear is None else self.visual_projection(grid.grid)  # [B, T, h, w, D]
-        batch, time, height, width, channels = projected.shape
-        real = grid.mask & frame_mask[:, :, None, None]
-        cells = (time // num_clips) * height * width
-        projected = projected.reshape(batch, num_clips, cells, channels)  # [B, N, F*h*w, D]
-        real = real.reshape(batch, num_clips, cells, 1)
-        count = jnp.maximum(real.sum(axis=2), 1)
-        tokens = jnp.where(real, projected, 0).astype(jnp.float32).sum(axis=2) / count  # [B, N, D]
-        tokens = tokens.astype(self.dtype)
+        cells, real = gather_cells(grid._replace(grid=projected), frame_mask, num_clips)
+        tokens = mean_cells(cells, real).astype(self.dtype)
         features = unit_norm(self.clip_fc2(jax.nn.relu(self.clip_fc1(tokens))))
         return Clips(tokens, features, real.any(axis=(2, 3)))
 
@@ -190,19 +204,26 @@ class SNP(nn.Module):
         mask = jnp.pad(mask, ((0, 0), (0, 1)), constant_values=True)
         return CrossInputs(embeddings(vectors, 1, deterministic=deterministic), mask)
 
-    def encode_cross(self, caption: CrossInputs, clips: CrossInputs, *, deterministic: bool) -> Cross:
-        """The cross branch on pairs: row i is caption i with video i."""
+    def _encode_pairs(self, caption: CrossInputs, clips: CrossInputs, **options: bool) -> jax.Array:
         x = jnp.concatenate([caption.embedded, clips.embedded], axis=1)  # [B, L+N+1, D]
         mask = jnp.concatenate([caption.mask, clips.mask], axis=1)
         encoder = self.cross_encoder if self.config.cross_layers else self.encoder
-        sequence, _ = encoder(x, mask, deterministic=deterministic)
+        return encoder(x, mask, **options)[0]
+
+    def encode_cross(self, caption: CrossInputs, clips: CrossInputs, *, deterministic: bool) -> Cross:
+        """The cross branch on pairs: row i is caption i with video i."""
+        sequence = self._encode_pairs(caption, clips, deterministic=deterministic)
         length = caption.mask.shape[1]
         return Cross(sequence[:, :length], sequence[:, length:-1], self.cross_pooler(sequence))
+
+    def pool_cross(self, caption: CrossInputs, clips: CrossInputs, *, deterministic: bool) -> jax.Array:
+        """`encode_cross(...).pooled`, `[B, D]`, without the last layer's work on what is not pooled."""
+        return self.cross_pooler(self._encode_pairs(caption, clips, deterministic=deterministic, first_only=True))
 
     # ------------------------------------------------------------------ heads
     def match(self, pooled: jax.Array, *, deterministic: bool) -> jax.Array:
         """Matching score of cross-branch outputs: `[B, D]` -> float32 `[B]`."""
-        pooled = self.head_dropout(pooled, deterministic=deterministic)
+        pooled = self.head_dropout(pooled, deterministic)
         return self.match_fc2(jax.nn.relu(self.match_fc1(pooled)))[..., 0].astype(jnp.float32)
 
     def text_word_logits(self, sequence: jax.Array) -> jax.Array:

@@ -6,6 +6,8 @@ tables. Nothing here knows a network.
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -181,6 +183,50 @@ def masked_word_loss(logits: jax.Array, labels: jax.Array, valid: jax.Array) -> 
         "loss": (jnp.where(predicted, loss, 0.0).sum(), count),
         "accuracy": (correct.sum().astype(jnp.float32), count),
     }
+
+
+def labelled_positions(labels: jax.Array, room: int) -> jax.Array:
+    """Where each caption has labels, int32 `[B, room]`: those positions first, in order, then others.
+
+    A caption with more labels than `room` loses the last of them.
+    """
+    return jnp.argsort(labels == IGNORE, axis=1, stable=True)[:, :room]
+
+
+def room_for_labels(length: int, ratio: float) -> int:
+    """Positions a caption of `length` tokens is given for its labels: twice what a masker takes on average.
+
+    MSSM and attentive masking never need more; MLM, which draws each token by itself, rarely does.
+    """
+    return min(length, 2 * math.ceil(ratio * length))
+
+
+def masked_words(
+    head: Callable[[jax.Array], jax.Array], hidden: jax.Array, labels: jax.Array, valid: jax.Array, room: int
+) -> dict[str, tuple]:
+    """`masked_word_loss` of `head(hidden)`, which is computed at labelled positions alone.
+
+    Scores over the vocabulary are the largest arrays of a step. Each caption has `room` places for its labels; a batch in
+    which one has more is computed at every position instead (recomputed backward, so that it takes no memory otherwise).
+
+    Args:
+        head: `[..., D]` -> float32 `[..., V]`.
+        hidden: `[B, L, D]`.
+    """
+
+    @jax.checkpoint
+    def everywhere(hidden: jax.Array) -> dict[str, tuple]:
+        return masked_word_loss(head(hidden), labels, valid)
+
+    def at_labels(hidden: jax.Array) -> dict[str, tuple]:
+        position = labelled_positions(labels, room)
+        some = jnp.take_along_axis(hidden, position[..., None], axis=1)  # [B, room, D]
+        return masked_word_loss(head(some), jnp.take_along_axis(labels, position, axis=1), valid)
+
+    if room >= labels.shape[1]:
+        return masked_word_loss(head(hidden), labels, valid)
+    fits = (jnp.sum(labels != IGNORE, axis=1) <= room).all()
+    return jax.lax.cond(fits, at_labels, everywhere, hidden)
 
 
 def special_free(ids: jax.Array, mask: jax.Array, special_ids: tuple[int, ...]) -> jax.Array:

@@ -74,15 +74,45 @@ def mil_nce(
     Returns:
         (sum of losses, number of valid pairs).
     """
-    clips = scores.shape[2]
+    own = jnp.arange(valid.shape[0])
+    losses = pair_losses(scores, anchor_clips(scores, anchor, axis=2), own, valid, anchor=anchor)
+    return summed(losses, valid, weights)
+
+
+def anchor_clips(x: jax.Array, anchor: str, axis: int) -> jax.Array:
+    """The clips of an axis of N that may be positives: the middle one, or for "bag" all. The axis stays."""
     if anchor == "middle":
-        return _middle_nce(scores[:, None, :, clips // 2], scores, clips, valid, weights)
+        middle = x.shape[axis] // 2
+        return jax.lax.slice_in_dim(x, middle, middle + 1, axis=axis)
     if anchor != "bag":
         raise ValueError(f'anchor must be "middle" or "bag", not {anchor!r}')
-    scores = jnp.where((valid[:, None] & valid[None, :])[..., None], scores, EXCLUDED)
-    positive = jax.nn.logsumexp(jnp.diagonal(scores, axis1=0, axis2=1).T, axis=1)  # own clips
-    all_texts = jax.nn.logsumexp(scores, axis=(0, 2))
-    return _nce(positive, all_texts, _other_clips(scores), valid, weights)
+    return x
+
+
+def pair_losses(rows: jax.Array, columns: jax.Array, own: jax.Array, valid: jax.Array, *, anchor: str = "middle") -> jax.Array:
+    """The losses of `mil_nce` for b of the B pairs, float32 `[b]`; that of an invalid pair means nothing.
+
+    Args:
+        rows: `[b, B, N]`, their texts against all clips.
+        columns: `[B, b, A]`, all texts against their `anchor_clips`.
+        own: int32 `[b]`, where they stand among all pairs.
+        valid: bool `[B]`.
+    """
+    copies = rows.shape[2] if anchor == "middle" else 1  # rows of each text in the square matrix
+    both = valid[own][:, None] & valid[None, :]  # [b, B]
+    columns = jnp.where(both.T[..., None], columns, EXCLUDED)
+    positive = jax.nn.logsumexp(columns[own, jnp.arange(own.shape[0])], axis=-1)
+    all_texts = jax.nn.logsumexp(columns, axis=(0, 2))
+    others = both & (own[:, None] != jnp.arange(valid.shape[0]))
+    other_clips = jax.nn.logsumexp(jnp.where(others[..., None], rows, EXCLUDED), axis=(1, 2))
+    return jnp.logaddexp(all_texts + jnp.log(copies), other_clips) - positive - jnp.log(copies)
+
+
+def summed(losses: jax.Array, valid: jax.Array, weights: jax.Array | None = None) -> tuple[jax.Array, jax.Array]:
+    """(sum, count) of the losses of valid pairs, `[b]` each, optionally weighted."""
+    if weights is not None:
+        losses = losses * weights
+    return jnp.where(valid, losses, 0.0).sum(), valid.sum().astype(jnp.float32)
 
 
 def mil_nce_square(
@@ -99,40 +129,13 @@ def mil_nce_square(
     """
     pairs, middle = valid.shape[0], clips // 2
     scores = scores.reshape(pairs, clips, pairs, clips)  # text, its copy, video, its clip
-    return _middle_nce(scores[..., middle], scores[:, middle], 1, valid, weights)
-
-
-def _middle_nce(
-    anchors: jax.Array, rows: jax.Array, copies: int, valid: jax.Array, weights: jax.Array | None
-) -> tuple[jax.Array, jax.Array]:
-    """The loss of middle clips.
-
-    Args:
-        anchors: `[B, R, B]`, the R different rows of every text against the middle clip of every video.
-        rows: `[B, B, N]`, the middle row of every text against all clips.
-        copies: how often each of the R rows stands in the matrix.
-    """
     both = valid[:, None] & valid[None, :]
-    anchors = jnp.where(both[:, None], anchors, EXCLUDED)
-    positive = jnp.log(copies) + jax.nn.logsumexp(jnp.diagonal(anchors, axis1=0, axis2=2), axis=0)  # [B]
-    all_texts = jnp.log(copies) + jax.nn.logsumexp(anchors, axis=(0, 1))  # [B]
-    return _nce(positive, all_texts, _other_clips(jnp.where(both[..., None], rows, EXCLUDED)), valid, weights)
-
-
-def _other_clips(scores: jax.Array) -> jax.Array:
-    """Log-sum-exp of each text with the clips of other videos: `[B, B, N]` -> `[B]`."""
-    own = jnp.eye(scores.shape[0], dtype=bool)
-    return jax.nn.logsumexp(jnp.where(own[..., None], EXCLUDED, scores), axis=(1, 2))
-
-
-def _nce(
-    positive: jax.Array, all_texts: jax.Array, other_clips: jax.Array, valid: jax.Array, weights: jax.Array | None
-) -> tuple[jax.Array, jax.Array]:
-    """(sum, count) of the loss whose numerator and two parts of the denominator are given as logarithms, `[B]` each."""
-    losses = jnp.logaddexp(all_texts, other_clips) - positive
-    if weights is not None:
-        losses = losses * weights
-    return jnp.where(valid, losses, 0.0).sum(), valid.sum().astype(jnp.float32)
+    anchors = jnp.where(both[:, None], scores[..., middle], EXCLUDED)  # [B, N, B]
+    positive = jax.nn.logsumexp(jnp.diagonal(anchors, axis1=0, axis2=2), axis=0)
+    others = both & ~jnp.eye(pairs, dtype=bool)
+    other_clips = jax.nn.logsumexp(jnp.where(others[..., None], scores[:, middle], EXCLUDED), axis=(1, 2))
+    losses = jnp.logaddexp(jax.nn.logsumexp(anchors, axis=(0, 1)), other_clips) - positive
+    return summed(losses, valid, weights)
 
 
 def choice_loss(logits: jax.Array, label: jax.Array, valid: jax.Array) -> dict[str, tuple]:
@@ -154,20 +157,32 @@ def choice_loss(logits: jax.Array, label: jax.Array, valid: jax.Array) -> dict[s
     }
 
 
-def in_batch_recall(scores: jax.Array, valid: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """R@1 of text-to-video inside the batch, (sum, count); a tie for the first place counts by its average position."""
-    scores = jnp.where(valid[None, :], scores, -jnp.inf)
-    own = jnp.diagonal(scores)[:, None]
-    better = (scores > own).sum(axis=1)
-    tied = (scores == own).sum(axis=1) - 1
-    hit = (better + tied / 2.0 < 1.0) & valid
-    return hit.sum().astype(jnp.float32), valid.sum().astype(jnp.float32)
+def in_batch_recall(scores: jax.Array, own: jax.Array, valid: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """R@1 of text-to-video inside the batch, (sum, count); a tie for the first place counts by its average position.
+
+    Args:
+        scores: `[b, C]`, some texts against C videos each.
+        own: int32 `[b]`, the column of each text's own video.
+        valid: bool `[b, C]` or `[1, C]`, videos that count; a text counts if its own video does.
+    """
+    scores, right, rows = _ranked(scores, own, valid)
+    better = (scores > right).sum(axis=1)
+    tied = (scores == right).sum(axis=1) - 1
+    hit = (better + tied / 2.0 < 1.0) & rows
+    return hit.sum().astype(jnp.float32), rows.sum().astype(jnp.float32)
 
 
-def in_batch_recall_listed(scores: jax.Array, valid: jax.Array) -> tuple[jax.Array, jax.Array]:
+def in_batch_recall_listed(scores: jax.Array, own: jax.Array, valid: jax.Array) -> tuple[jax.Array, jax.Array]:
     """`in_batch_recall` by the release's rule: each column that ties with the right one is a query more, the first is a hit."""
-    scores = jnp.where(valid[None, :], scores, -jnp.inf)
-    own = jnp.diagonal(scores)[:, None]
-    first = ((scores > own).sum(axis=1) == 0) & valid
-    listed = jnp.where(valid, (scores == own).sum(axis=1), 0)
+    scores, right, rows = _ranked(scores, own, valid)
+    first = ((scores > right).sum(axis=1) == 0) & rows
+    listed = jnp.where(rows, (scores == right).sum(axis=1), 0)
     return first.sum().astype(jnp.float32), listed.sum().astype(jnp.float32)
+
+
+def _ranked(scores: jax.Array, own: jax.Array, valid: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Scores without invalid videos, those of the right videos `[b, 1]`, and which texts count `[b]`."""
+    valid = jnp.broadcast_to(valid, scores.shape)
+    scores = jnp.where(valid, scores, -jnp.inf)
+    right, rows = (jnp.take_along_axis(x, own[:, None], axis=1) for x in (scores, valid))
+    return scores, right, rows[:, 0]

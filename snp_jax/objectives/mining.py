@@ -11,11 +11,32 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
-from snp_jax.objectives.matching import EXCLUDED
+from snp_jax.objectives.matching import EXCLUDED, summed
+
+
+class Similarities(NamedTuple):
+    """Stage-1 scores of the b pairs that a program holds, of B in the batch; no gradient flows through a choice.
+
+    Attributes:
+        rows: float32 `[b, B]`, their texts against all videos.
+        columns: float32 `[b, B]`, their videos against all texts.
+        own: int32 `[b]`, where they stand among all pairs.
+        valid: bool `[B]`.
+    """
+
+    rows: jax.Array
+    columns: jax.Array
+    own: jax.Array
+    valid: jax.Array
+
+    @property
+    def positive(self) -> jax.Array:
+        """Scores of the pairs themselves, `[b]`."""
+        return _positive(self.rows, self.own)[:, 0]
 
 
 class Negatives(NamedTuple):
-    """Hard negatives: `videos` int32 `[B, k]` for each text, `texts` int32 `[B, k]` for each video; bool masks alike."""
+    """Hard negatives: `videos` int32 `[b, k]` for each text, `texts` int32 `[b, k]` for each video; bool masks alike."""
 
     videos: jax.Array
     videos_mask: jax.Array
@@ -23,76 +44,76 @@ class Negatives(NamedTuple):
     texts_mask: jax.Array
 
 
-def draw_negatives(key: jax.Array, similarity: jax.Array, valid: jax.Array, count: int, temperature: float) -> Negatives:
+def _positive(similarity: jax.Array, own: jax.Array) -> jax.Array:
+    return jnp.take_along_axis(similarity, own[:, None], axis=1)  # [b, 1]
+
+
+def _best_others(eligible: jax.Array, own: jax.Array, valid: jax.Array, count: int) -> tuple[jax.Array, jax.Array]:
+    """The `count` most eligible (`[b, B]`) valid others of each row, and which of them are any."""
+    usable = valid[own][:, None] & valid[None, :] & (own[:, None] != jnp.arange(valid.shape[0]))
+    _, chosen = jax.lax.top_k(jnp.where(usable, jax.lax.stop_gradient(eligible), EXCLUDED), count)
+    return chosen, jnp.take_along_axis(usable, chosen, axis=1)
+
+
+def draw_negatives(keys: tuple[jax.Array, jax.Array], similarities: Similarities, count: int, temperature: float) -> Negatives:
     """Draws k other videos for each text and k other texts for each video, likelier the more similar stage 1 finds them.
 
     Sampling is without replacement with probabilities softmax(similarity / temperature) (Gumbel top-k); a high temperature
     draws uniformly, a low one takes the most similar.
 
     Args:
-        similarity: float32 `[B_text, B_video]`; no gradient flows through the draw.
+        keys: of the draws of each text and of each video, `[b]` each.
         count: k < B.
     """
-    pairs = similarity.shape[0]
-    usable = valid[:, None] & valid[None, :] & ~jnp.eye(pairs, dtype=bool)
-    logits = jnp.where(usable, jax.lax.stop_gradient(similarity) / temperature, EXCLUDED)
-    noise = jax.random.gumbel(key, (2, pairs, pairs))
-    _, videos = jax.lax.top_k(logits + noise[0], count)
-    _, texts = jax.lax.top_k(logits.T + noise[1], count)
-    return Negatives(
-        videos,
-        jnp.take_along_axis(usable, videos, axis=1),
-        texts,
-        jnp.take_along_axis(usable.T, texts, axis=1),
-    )
+
+    def draw(keys: jax.Array, scores: jax.Array) -> tuple[jax.Array, jax.Array]:
+        noise = jax.vmap(lambda key: jax.random.gumbel(key, scores.shape[1:]))(keys)
+        return _best_others(scores / temperature + noise, similarities.own, similarities.valid, count)
+
+    return Negatives(*draw(keys[0], similarities.rows), *draw(keys[1], similarities.columns))
 
 
-def closeness(similarity: jax.Array, rule: str) -> jax.Array:
+def closeness(similarity: jax.Array, own: jax.Array, rule: str) -> jax.Array:
     """How eligible a negative is, larger = harder, for `rule` "nearest" (score closest to the positive's) or "top_k".
 
     Args:
-        similarity: float32 `[B_text, B_video]`, positives on the diagonal; the result carries no gradient.
+        similarity: float32 `[b, B]`.
+        own: int32 `[b]`, where the positives are.
     """
-    similarity = jax.lax.stop_gradient(similarity)
     if rule == "nearest":
-        return -jnp.abs(similarity - jnp.diagonal(similarity)[:, None])
+        return -jnp.abs(similarity - _positive(similarity, own))
     if rule == "top_k":
         return similarity
     raise ValueError(f'rule must be "nearest" or "top_k", not {rule!r}')
 
 
-def mine_negatives(similarity: jax.Array, valid: jax.Array, count: int, rule: str) -> Negatives:
+def mine_negatives(similarities: Similarities, count: int, rule: str) -> Negatives:
     """The k hardest other videos for each text and the k hardest other texts for each video, by stage-1 similarity.
 
     Args:
-        similarity: float32 `[B_text, B_video]` over the global batch.
         count: k < B.
         rule: see `closeness`.
     """
-    usable = valid[:, None] & valid[None, :] & ~jnp.eye(valid.shape[0], dtype=bool)
-    _, videos = jax.lax.top_k(jnp.where(usable, closeness(similarity, rule), EXCLUDED), count)
-    _, texts = jax.lax.top_k(jnp.where(usable.T, closeness(similarity.T, rule), EXCLUDED), count)
-    return Negatives(
-        videos,
-        jnp.take_along_axis(usable, videos, axis=1),
-        texts,
-        jnp.take_along_axis(usable.T, texts, axis=1),
-    )
+    own, valid = similarities.own, similarities.valid
+    sides = (similarities.rows, similarities.columns)
+    videos, texts = (_best_others(closeness(side, own, rule), own, valid, count) for side in sides)
+    return Negatives(*videos, *texts)
 
 
-def mine_columns(similarity: jax.Array, valid: jax.Array, count: int, rule: str) -> jax.Array:
-    """The videos of the authors' mined matrix, int32 `[B, count]`.
+def mine_columns(similarities: Similarities, count: int, rule: str) -> jax.Array:
+    """The videos of the authors' mined matrix, int32 `[b, count]`.
 
     For each text the `count` hardest videos of the batch, its own among them, and then its own once more in column b % count.
     """
-    usable = valid[:, None] & valid[None, :]
-    return put_own(jax.lax.top_k(jnp.where(usable, closeness(similarity, rule), EXCLUDED), count)[1])
+    own, valid = similarities.own, similarities.valid
+    eligible = jax.lax.stop_gradient(closeness(similarities.rows, own, rule))
+    usable = valid[own][:, None] & valid[None, :]
+    return put_own(jax.lax.top_k(jnp.where(usable, eligible, EXCLUDED), count)[1], own)
 
 
-def put_own(columns: jax.Array) -> jax.Array:
-    """`columns`, int32 `[B, s]`, with video b in column b % s of row b."""
-    own = jnp.arange(columns.shape[0], dtype=jnp.int32)
-    return columns.at[own, own % columns.shape[1]].set(own)
+def put_own(columns: jax.Array, own: jax.Array) -> jax.Array:
+    """`columns`, int32 `[b, s]`, with the pair itself, `own` int32 `[b]`, in column own % s of its row."""
+    return columns.at[jnp.arange(own.shape[0]), own % columns.shape[1]].set(own)
 
 
 def median_weights(positive: jax.Array, valid: jax.Array) -> jax.Array:
@@ -124,10 +145,11 @@ def sampled_nce(
     """MIL-NCE (N = 1) with k sampled negatives a side instead of the whole matrix; with k = B - 1 the two are equal.
 
     Args:
-        positive: `[B]` scores of the pairs.
-        other_videos: `[B, k]`, text b against `negatives.videos[b]`.
-        other_texts: `[B, k]`, `negatives.texts[b]` against video b.
-        weights: optional float32 `[B]`, multiplies each pair's loss.
+        positive: `[b]` scores of the pairs.
+        other_videos: `[b, k]`, text b against `negatives.videos[b]`.
+        other_texts: `[b, k]`, `negatives.texts[b]` against video b.
+        valid: bool `[b]`.
+        weights: optional float32 `[b]`, multiplies each pair's loss.
 
     Returns:
         (sum of losses, number of valid pairs).
@@ -140,7 +162,4 @@ def sampled_nce(
         ],
         axis=1,
     )
-    losses = jax.nn.logsumexp(scores, axis=1) - positive
-    if weights is not None:
-        losses = losses * weights
-    return jnp.where(valid, losses, 0.0).sum(), valid.sum().astype(jnp.float32)
+    return summed(jax.nn.logsumexp(scores, axis=1) - positive, valid, weights)

@@ -95,7 +95,7 @@ def matching_options(config: dict[str, Any]) -> MatchingOptions:
     """GVTM as the case's config asks for it."""
     hard = config.get("hard_example_mining", False)
     return MatchingOptions(
-        anchor="middle", temperature=1.0, negatives=0, draw_temperature=1.0, local_groups=1, chunk=CHUNK,
+        anchor="middle", temperature=1.0, negatives=0, draw_temperature=1.0, local_groups=1, chunk=CHUNK, similarity_chunk=0,
         mining=MINING[config["re_sample_method"]] if hard else "sample",
         reweight="median" if hard and config.get("re_weight_method") == "median" else "none",
     )  # fmt: skip

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from snp_jax.data.augment import AugmentOptions
@@ -16,25 +18,30 @@ from snp_jax.data.words import build_word_tables, load_words, rank_words
 from snp_jax.errors import UserError
 from snp_jax.models.bert import BertConfig
 from snp_jax.models.snp import SNP, SNPConfig
+from snp_jax.models.tagger import Tagger
 from snp_jax.models.temporal import TemporalConfig
 from snp_jax.models.visual import VISUAL_CONFIGS, VisualConfig
 from snp_jax.objectives import masking
 from snp_jax.objectives.masking import WordArrays
-from snp_jax.train import tasks
+from snp_jax.train import sharding, tasks
 from snp_jax.train.choices import Masker
 from snp_jax.train.compat import Compat, with_first_letters, with_uncounted_words
+from snp_jax.train.gradients import REDUCE
 from snp_jax.train.gvtm import MatchingOptions
 from snp_jax.train.momentum import MocoOptions
 from snp_jax.train.optim import DECAY_RULES, DECAY_RULES_BY_NAME, OptimOptions, encoder_rate_rules
 from snp_jax.train.pretrain import PretrainTask
+from snp_jax.train.tagging import TaggingTask
 from snp_jax.train.tasks import Task
 
-TASKS = ("pretrain", "retrieval", "qa", "choice")
+TASKS = ("tagging", "pretrain", "retrieval", "qa", "choice")
 CHOICES = {
     "model.dtype": ("float32", "bfloat16"),
+    "mesh.reduce": REDUCE,
     "model.visual.kind": tuple(VISUAL_CONFIGS),
     "objective.matching.anchor": ("middle", "bag"),
     "objective.masking.kind": ("mssm", "mlm"),
+    "objective.tags": ("significant", "any"),
     "optim.name": ("adamw", "muon"),
     "objective.lvwm": ("after", "before", "both"),
     "objective.matching_caption": ("masked", "raw"),
@@ -70,9 +77,31 @@ def required(config: ConfigDict, section: str, key: str) -> str:
     return value
 
 
-def build_model(config: ConfigDict, tokenizer: Tokenizer) -> SNP:
-    """The network of `config.model` for a tokeniser's vocabulary."""
+def build_mesh(config: ConfigDict, devices: Sequence[Any] | None = None) -> Mesh:
+    """The mesh of `config.mesh` over `devices` (default: those present), checked against batch and model."""
+    mesh = sharding.make_mesh(sharding.MeshOptions(**config.mesh.to_dict()), devices)
+    accumulate, shards = config.optim.accumulate, sharding.batch_shards(mesh)
+    sharding.check_batch_size(config.batch_size, mesh, accumulate)
+    if config.model.bert.heads % mesh.shape["model"]:
+        raise UserError(
+            f"config.model.bert.heads={config.model.bert.heads} cannot be split over config.mesh.model={mesh.shape['model']}"
+        )
+    if config.task == "pretrain" and config.compat.order_over_batch and config.objective.weights.fom:
+        clips, here = config.clip.num_clips, config.batch_size // accumulate
+        here //= shards if config.mesh.reduce == "once" else 1
+        if here % clips:
+            raise UserError(
+                f"config.compat.order_over_batch takes {clips} pairs for the clips of one video, and a program has {here}: set "
+                'config.mesh.reduce="compiler", or another config.batch_size'
+            )
+    return mesh
+
+
+def build_model(config: ConfigDict, tokenizer: Tokenizer) -> SNP | Tagger:
+    """The network of `config.model` for a tokeniser's vocabulary; of the task "tagging", its visual part."""
     model = config.model
+    if config.task == "tagging":
+        return Tagger(build_visual(config), model.bert.width, tokenizer.vocab_size, dtype=jnp.dtype(model.dtype))
     if config.text.max_len > model.bert.max_positions:
         raise UserError(
             f"config.text.max_len={config.text.max_len} exceeds config.model.bert.max_positions={model.bert.max_positions}"
@@ -95,7 +124,9 @@ def build_model(config: ConfigDict, tokenizer: Tokenizer) -> SNP:
 def build_visual(config: ConfigDict) -> VisualConfig:
     """`config.model.visual`; `UserError` when it holds the keys of another kind."""
     settings = config.model.visual.to_dict()
-    kind = settings.pop("kind")
+    kind = settings.pop("kind", None)
+    if kind is None:
+        raise UserError("config.model.visual has no key 'kind': write config.model.visual = common.pvt(...), say")
     wanted = {field.name for field in dataclasses.fields(VISUAL_CONFIGS[kind])}
     if wanted != settings.keys():
         raise UserError(
@@ -121,6 +152,10 @@ def build_task(config: ConfigDict, tokenizer: Tokenizer) -> Task:
     if name == "choice":
         return tasks.ChoiceTask(num_clips)
     compat = Compat(**config.compat.to_dict())
+    if name == "tagging":
+        every = config.objective.tags == "any"
+        tags = jnp.ones(tokenizer.vocab_size, bool) if every else build_words(config, tokenizer, compat).significant
+        return TaggingTask(num_clips, tags, tuple(tokenizer.special_ids))
     shared = {
         "num_clips": num_clips, "weights": config.objective.weights.to_dict(), "matching": _matching(config),
         "moco": _moco(config, compat), "compat": compat,
@@ -128,11 +163,6 @@ def build_task(config: ConfigDict, tokenizer: Tokenizer) -> Task:
     if name == "retrieval":
         return tasks.RetrievalTask(**shared)
     objective = config.objective
-    if compat.order_over_batch and objective.weights.fom and config.batch_size % num_clips:
-        raise UserError(
-            f"config.compat.order_over_batch needs config.batch_size={config.batch_size} to be a multiple of "
-            f"config.clip.num_clips={num_clips}"
-        )
     words = build_words(config, tokenizer, compat)
     return PretrainTask(
         **shared, masker=build_masker(objective.masking, words, tokenizer, compat), mask_ratio=objective.masking.ratio,
@@ -165,13 +195,16 @@ def build_masker(options: ConfigDict, words: WordArrays, tokenizer: Tokenizer, c
 def _matching(config: ConfigDict) -> MatchingOptions:
     """`config.objective.matching`, whose numbers must fit the batch."""
     options = MatchingOptions(**config.objective.matching.to_dict())
-    where, batch_size = "config.objective.matching", config.batch_size
+    where, batch_size, given = "config.objective.matching", config.batch_size, f"config.batch_size={config.batch_size}"
+    if config.optim.accumulate > 1:  # pairs are compared inside a microbatch
+        batch_size //= config.optim.accumulate
+        given = f"{given} / config.optim.accumulate={config.optim.accumulate}"
     if not 0 <= options.negatives < batch_size:
-        raise UserError(f"{where}.negatives={options.negatives} must be below config.batch_size={batch_size}")
+        raise UserError(f"{where}.negatives={options.negatives} must be below {given}")
     if options.mining != "sample" and not options.negatives and not config.compat.mined_matrix:
         raise UserError(f"{where}.mining={options.mining!r} chooses {where}.negatives, which is 0: set how many")
     if options.local_groups < 1 or batch_size % options.local_groups:
-        raise UserError(f"config.batch_size={batch_size} is not a multiple of {where}.local_groups={options.local_groups}")
+        raise UserError(f"{given} is not a multiple of {where}.local_groups={options.local_groups}")
     if options.local_groups > 1 and options.negatives:
         raise UserError(f"{where}.local_groups is for all pairs of a group: set {where}.negatives=0")
     return options
@@ -182,6 +215,11 @@ def _moco(config: ConfigDict, compat: Compat) -> MocoOptions | None:
     settings = config.objective.moco.to_dict()
     if not settings.pop("enabled"):
         return None
+    if config.optim.accumulate > 1:
+        raise UserError(
+            "config.objective.moco.enabled: key encoders and queues move once a step; set config.optim.accumulate=1 "
+            "(MoCo needs no large batch: its negatives come from the queues)"
+        )
     rows = {"clip_queue": config.batch_size * config.clip.num_clips, "text_queue": config.batch_size}
     for name, needed in rows.items():
         if settings[name] < needed:
@@ -194,6 +232,7 @@ def build_optim(config: ConfigDict) -> OptimOptions:
     settings = config.optim.to_dict()
     decay = DECAY_RULES_BY_NAME if config.compat.decay_by_name else DECAY_RULES
     rates = encoder_rate_rules(settings.pop("encoder_rate"))
+    del settings["accumulate"]  # of the step, not of the update
     settings["milestones"] = tuple(settings["milestones"])
     return OptimOptions(**settings, decay_rules=decay, rate_rules=rates)
 

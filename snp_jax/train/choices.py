@@ -7,15 +7,17 @@ that a recorded step can be repeated exactly (`FixedChoices`).
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
+from snp_jax.models.shard import Shard, row_keys
 from snp_jax.objectives import masking, mining, order
 from snp_jax.objectives.masking import Masked
-from snp_jax.objectives.mining import Negatives
+from snp_jax.objectives.mining import Negatives, Similarities
 from snp_jax.objectives.order import ClipOrder
 
 Masker = Callable[[jax.Array, jax.Array, jax.Array], Masked]
@@ -45,22 +47,45 @@ class FalseCaptions(NamedTuple):
     valid: jax.Array
 
 
+def each_row(draw: Callable[..., Any], keys: jax.Array, *arrays: Any) -> Any:
+    """Runs `draw(key, *arrays)` for every row of the arrays by itself, with its own key (`[R]`).
+
+    So what is drawn for a row does not depend on the rows beside it, nor on the device that holds it.
+    """
+
+    def one(key: jax.Array, *row: Any) -> Any:
+        return jax.tree.map(lambda x: x[0], draw(key, *jax.tree.map(lambda x: x[None], row)))
+
+    return jax.vmap(one)(keys, *arrays)
+
+
 @dataclasses.dataclass(frozen=True)
 class PairChoices:
-    """Which pairs stage 2 of GVTM compares; `keys["pairs"]` is used."""
+    """Which pairs stage 2 of GVTM compares; `keys["pairs"]` is used.
+
+    Attributes:
+        keys: scalar keys of a step's draws by name.
+        shard: which rows of the batch are here; every row is drawn for by its number.
+    """
 
     keys: Mapping[str, jax.Array]
+    shard: Shard
     mining: MiningOptions
 
-    def negatives(self, similarity: jax.Array, valid: jax.Array) -> Negatives:
-        """Hard negatives by stage-1 similarity, float32 `[B_text, B_video]`."""
-        if self.mining.rule == "sample":
-            return mining.draw_negatives(self.keys["pairs"], similarity, valid, self.mining.count, self.mining.temperature)
-        return mining.mine_negatives(similarity, valid, self.mining.count, self.mining.rule)
+    def row_keys(self, name: str, count: int) -> jax.Array:
+        """The keys of the `count` rows that are here, for one kind of draw."""
+        return row_keys(self.keys[name], self.shard.rows(count))
 
-    def columns(self, similarity: jax.Array, valid: jax.Array, count: int) -> jax.Array:
-        """The videos of the release's mined matrix, int32 `[B, count]`."""
-        return mining.mine_columns(similarity, valid, count, self.mining.rule)
+    def negatives(self, found: Similarities) -> Negatives:
+        """Hard negatives by stage-1 similarity."""
+        if self.mining.rule != "sample":
+            return mining.mine_negatives(found, self.mining.count, self.mining.rule)
+        both = jax.vmap(jax.random.split)(self.row_keys("pairs", found.own.shape[0]))  # [b, 2]
+        return mining.draw_negatives((both[:, 0], both[:, 1]), found, self.mining.count, self.mining.temperature)
+
+    def columns(self, found: Similarities, count: int) -> jax.Array:
+        """The videos of the release's mined matrix, int32 `[b, count]`."""
+        return mining.mine_columns(found, count, self.mining.rule)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,31 +112,42 @@ class PretrainChoices(PairChoices):
 
     def mask(self, ids: jax.Array, maskable: jax.Array) -> Masked:
         """The masked copy of the captions int32 `[B, L]`; `maskable` bool `[B, L]` marks their words."""
-        return self.masker(self.keys["mask"], ids, maskable)
+        return each_row(self.masker, self.row_keys("mask", ids.shape[0]), ids, maskable)
+
+    def attends(self) -> bool | jax.Array:
+        """Whether `attend` changes anything in this step: False where that is known beforehand, else a bool scalar."""
+        if not self.attentive:
+            return False
+        coin, _ = jax.random.split(self.keys["attend"])
+        return jax.random.bernoulli(coin, self.attentive)
 
     def attend(self, masked: Masked, ids: jax.Array, maskable: jax.Array, importance: jax.Array) -> Masked:
         """The captions of the cross branch: with probability `attentive`, masked where the text branch attends."""
         if not self.attentive:
             return masked
-        coin, draw = jax.random.split(self.keys["attend"])
-        attended = masking.mask_attended(draw, ids, maskable, importance, ratio=self.ratio, mask_id=self.mask_id)
-        use = jax.random.bernoulli(coin, self.attentive)
-        return jax.tree.map(lambda new, old: jnp.where(use, new, old), attended, masked)
+        _, draw = jax.random.split(self.keys["attend"])
+        mask = functools.partial(masking.mask_attended, ratio=self.ratio, mask_id=self.mask_id)
+        attended = each_row(mask, row_keys(draw, self.shard.rows(ids.shape[0])), ids, maskable, importance)
+        return jax.tree.map(lambda new, old: jnp.where(self.attends(), new, old), attended, masked)
 
     def words(self, ids: jax.Array, maskable: jax.Array) -> jax.Array:
         """LVWM's word positions, int32 `[B, K]`."""
-        return masking.choose_words(self.keys["words"], ids, maskable, self.significant, self.words_per_caption)
+        choose = functools.partial(masking.choose_words, significant=self.significant, count=self.words_per_caption)
+        return each_row(choose, self.row_keys("words", ids.shape[0]), ids, maskable)
 
     def false_captions(self, ids: jax.Array, mask: jax.Array, valid: jax.Array) -> FalseCaptions:
         """For each video the caption of a random other valid one."""
-        other = valid[:, None] & valid[None, :] & ~jnp.eye(valid.shape[0], dtype=bool)
-        row = jax.random.categorical(self.keys["false"], jnp.where(other, 0.0, -jnp.inf))
+        own, keys = self.shard.places(valid.shape[0]), self.row_keys("false", valid.shape[0])
+        ids, mask, everyone = self.shard.gather((ids, mask, valid))
+        other = valid[:, None] & everyone[None, :] & (own[:, None] != jnp.arange(everyone.shape[0]))
+        row = jax.vmap(jax.random.categorical)(keys, jnp.where(other, 0.0, -jnp.inf))
         row = jnp.where(other.any(axis=1), row, 0)
         return FalseCaptions(ids[row], mask[row], other.any(axis=1))
 
     def clip_order(self, clip_mask: jax.Array) -> ClipOrder:
         """The shuffle of FOM for clips with mask bool `[B, N]`."""
-        return order.draw_order(self.keys["order"], clip_mask, ratio=self.order_ratio)
+        draw = functools.partial(order.draw_order, ratio=self.order_ratio)
+        return each_row(draw, self.row_keys("order", clip_mask.shape[0]), clip_mask)
 
 
 class FixedChoices(NamedTuple):
@@ -137,6 +173,10 @@ class FixedChoices(NamedTuple):
         """See `PretrainChoices`."""
         return self.masked
 
+    def attends(self) -> bool:
+        """See `PretrainChoices`."""
+        return self.attended is not None
+
     def attend(self, masked, ids, maskable, importance) -> Masked:
         """See `PretrainChoices`."""
         return masked if self.attended is None else self.attended
@@ -153,10 +193,10 @@ class FixedChoices(NamedTuple):
         """See `PretrainChoices`."""
         return self.shuffle
 
-    def negatives(self, similarity, valid) -> Negatives:
+    def negatives(self, found) -> Negatives:
         """See `PairChoices`; no recorded step samples negatives."""
         raise NotImplementedError("negatives were not recorded")
 
-    def columns(self, similarity, valid, count) -> jax.Array:
+    def columns(self, found, count) -> jax.Array:
         """See `PairChoices`."""
-        return mining.put_own(jnp.asarray(self.mined))
+        return mining.put_own(jnp.asarray(self.mined), found.own)

@@ -5,8 +5,10 @@ A config is a Python file with `get_config(arg=None) -> ml_collections.ConfigDic
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import ml_collections
@@ -42,8 +44,10 @@ def parse_config(path: str, overrides: Sequence[str]) -> ml_collections.ConfigDi
 
 
 def save_config(config: ml_collections.ConfigDict, path: Path) -> None:
-    """Writes the resolved config as JSON."""
-    path.write_text(json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n")
+    """Writes the resolved config as JSON, all of it or nothing."""
+    part = path.with_suffix(".part")
+    part.write_text(json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n")
+    part.replace(path)
 
 
 def load_config(path: Path) -> ml_collections.ConfigDict:
@@ -60,3 +64,18 @@ def load_config(path: Path) -> ml_collections.ConfigDict:
         raise UserError(f"{path}: {error}; the file is damaged") from None
     config.lock()
     return config
+
+
+@contextlib.contextmanager
+def of_this_version(file: Path) -> Iterator[None]:
+    """Says in one sentence that a run's config lacks a key that the code inside reads, or has one that it does not know."""
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError) as error:
+        key = re.findall(r"'(\w+)'", str(error))
+        raise UserError(
+            f"{file} was written by another version of snp-jax: it and this version differ in the key "
+            f"{key[-1] if key else error!r}; use the version that trained the run, or train it again"
+        ) from error
+    except UserError as error:
+        raise UserError(f"{file}: {error}; if another version of snp-jax wrote it, use that version, or train again") from error

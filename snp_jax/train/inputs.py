@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from ml_collections import ConfigDict
 
 from snp_jax.data import pipeline
@@ -17,10 +19,13 @@ from snp_jax.data.text import Tokenizer, load_tokenizer
 from snp_jax.errors import UserError
 from snp_jax.train.build import required
 from snp_jax.train.compat import Compat
+from snp_jax.train.processes import is_first
 
 ANSWERS = "answers.json"
 HOST_KEYS = ("video_id", "failure")
 """Parts of a batch that stay on the host."""
+TEXT_KEYS = ("text_ids", "text_mask", "text_ids_to_mask")
+"""Parts of a batch whose last axis is the tokens of a text."""
 
 
 def clip_spec(config: ConfigDict) -> pipeline.ClipSpec:
@@ -71,6 +76,15 @@ def reading(config: ConfigDict) -> pipeline.Reading:
     return pipeline.Reading(num_workers=config.reading.num_workers, num_threads=config.reading.num_threads)
 
 
+def check_workdir(workdir: Path) -> None:
+    """Raises `UserError` for an object store's address, which is no path."""
+    if ":/" in str(workdir):
+        raise UserError(
+            f"--workdir {workdir} is the address of an object store: mount the bucket (for example with Cloud Storage FUSE) "
+            "and name the folder, which all processes must see"
+        )
+
+
 def forget(workdir: Path) -> None:
     """Removes the side files of an attempt that ended before its first checkpoint: its config may have been wrong."""
     for file in (*workdir.glob("tokenizer.*"), workdir / ANSWERS):
@@ -78,10 +92,15 @@ def forget(workdir: Path) -> None:
 
 
 def adopt_tokenizer(config: ConfigDict, workdir: Path) -> Tokenizer:
-    """The run's own copy of the tokeniser, so that a checkpoint is complete without the file it came from."""
+    """The run's own copy of the tokeniser, so that a checkpoint is complete without the file it came from.
+
+    The first process makes it.
+    """
     source = Path(required(config, "text", "tokenizer"))
     copy = workdir / f"tokenizer{source.suffix}"
     if not copy.exists():
+        if not is_first():
+            raise UserError(f"{copy} does not exist here: --workdir must be on a filesystem that all processes share")
         load_tokenizer(source)  # a bad file is reported under its own name
         shutil.copyfile(source, copy)
     return load_tokenizer(copy)
@@ -129,3 +148,20 @@ def text_of_task(config: ConfigDict, tokenizer: Tokenizer, workdir: Path, videos
     if config.task == "pretrain" and Compat(**config.compat.to_dict()).separate_windows:
         return TwoWindowsText(tokenizer, config.text.max_len)
     return CaptionText(tokenizer, config.text.max_len)
+
+
+def cut_padding(arrays: Mapping[str, np.ndarray], multiple: int) -> dict[str, np.ndarray]:
+    """The batch without the padding that all its texts share: cut to the longest text, rounded up to `multiple` tokens.
+
+    Rounding keeps the shapes few, and so what is compiled: one step a length.
+
+    Args:
+        arrays: a batch; "text_mask" bool `[..., L]` says which tokens are real.
+        multiple: 0 = leave as it is.
+    """
+    length = arrays["text_mask"].shape[-1]
+    if multiple:
+        real = arrays["text_mask"].reshape(-1, length).any(axis=0)
+        longest = max(int(np.flatnonzero(real).max(initial=0)) + 1, 1)
+        length = min(length, -(-longest // multiple) * multiple)
+    return {name: value[..., :length] if name in TEXT_KEYS else value for name, value in arrays.items()}

@@ -16,7 +16,11 @@ FILE = "metrics.jsonl"
 class MetricWriter:
     """Writes scalars of a run. On resume, lines past the restored step are dropped first, so no step is written twice."""
 
-    def __init__(self, workdir: Path, resumed_step: int):
+    def __init__(self, workdir: Path, resumed_step: int, *, enabled: bool):
+        """Not `enabled`, it writes nothing (the run's other processes)."""
+        self._enabled = enabled
+        if not enabled:
+            return
         self._path = workdir / FILE
         if self._path.exists():
             kept = [line for line in read_metrics(self._path) if line["step"] <= resumed_step]
@@ -28,6 +32,8 @@ class MetricWriter:
 
     def write(self, step: int, values: Mapping[str, float], notes: Mapping[str, object] | None = None) -> None:
         """Writes one line: scalars, and notes that only the JSON lines keep."""
+        if not self._enabled:
+            return
         line = {"step": step, **{name: float(value) for name, value in values.items()}, **(notes or {})}
         self._file.write(json.dumps(line) + "\n")
         self._file.flush()
@@ -36,6 +42,8 @@ class MetricWriter:
 
     def close(self) -> None:
         """Flushes and closes both."""
+        if not self._enabled:
+            return
         self._file.close()
         self._board.close()
 
@@ -54,8 +62,10 @@ def read_metrics(path: Path) -> list[dict]:
 class Progress:
     """The bar a person watches: step, losses, examples per second, time left."""
 
-    def __init__(self, name: str, first_step: int, last_step: int, batch_size: int):
-        self._bar = tqdm(total=last_step, initial=first_step, desc=name, unit="step", dynamic_ncols=True, mininterval=1.0)
+    def __init__(self, name: str, first_step: int, last_step: int, batch_size: int, *, shown: bool):
+        self._bar = tqdm(
+            total=last_step, initial=first_step, desc=name, unit="step", dynamic_ncols=True, mininterval=1.0, disable=not shown
+        )
         self._batch_size = batch_size
         self._mark = (time.monotonic(), first_step)
 
@@ -76,7 +86,8 @@ class Progress:
 
     def say(self, message: str) -> None:
         """Prints a line above the bar."""
-        self._bar.write(message)
+        if not self._bar.disable:
+            self._bar.write(message)
 
     def close(self) -> None:
         """Leaves the bar as it stands."""

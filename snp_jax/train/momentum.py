@@ -82,11 +82,11 @@ def contrast(
 ) -> tuple[SumCount, Memory]:
     """The loss of one batch against the queues as they were, and the memory after it.
 
-    The key encoders move towards the current weights first; the keys of the batch enter the queues last, unless the loss or a
-    key is not finite. Keys of invalid pairs and of clips without real frames never enter.
+    The key encoders move towards the current weights first; the keys of the whole batch enter the queues last, unless the loss
+    or a key is not finite. Keys of invalid pairs and of clips without real frames never enter.
 
     Args:
-        text, clips: the batch as the network encoded it.
+        text, clips: the pairs that are here as the network encoded them.
         frames: normalised float `[B, T, H, W, 3]`.
         key: of the key encoders' dropout, or None.
     """
@@ -103,11 +103,14 @@ def contrast(
         memory.text_queue, memory.clip_queue, clips.mask, valid, options.temperature,
     )  # fmt: skip
     enqueue = moco.enqueue_clamped if options.clamped else moco.enqueue
-    rows = key_clips.features.reshape(-1, key_clips.features.shape[-1])
-    real = (clips.mask & valid[:, None]).reshape(-1)
-    clip_queue, clip_pointer = enqueue(memory.clip_queue, memory.clip_pointer, rows, real)
-    text_queue, text_pointer = enqueue(memory.text_queue, memory.text_pointer, key_text.feature, valid)
-    finite = jnp.isfinite(mean(term)) & jnp.isfinite(clip_queue).all() & jnp.isfinite(text_queue).all()
+    clip_rows, text_rows, valid, real = net.shard.gather(
+        (key_clips.features, key_text.feature, valid, clips.mask & valid[:, None])
+    )
+    clip_queue, clip_pointer = enqueue(
+        memory.clip_queue, memory.clip_pointer, clip_rows.reshape(-1, clip_rows.shape[-1]), real.reshape(-1)
+    )
+    text_queue, text_pointer = enqueue(memory.text_queue, memory.text_pointer, text_rows, valid)
+    finite = jnp.isfinite(mean(net.shard.total(term))) & jnp.isfinite(clip_queue).all() & jnp.isfinite(text_queue).all()
     after = Memory(encoders, clip_queue, text_queue, clip_pointer, text_pointer)
     kept = memory.replace(encoders=encoders)
     return term, jax.tree.map(lambda new, old: jnp.where(finite, new, old), after, kept)

@@ -39,7 +39,7 @@ of PVT and Swin do, and position and segment tables."""
 
 MATRIX_RULES: tuple[tuple[str, bool], ...] = (
     (r"(^|/)dwconv/kernel$", False),  # one filter a channel: nothing to orthogonalise
-    (r"(^|/)(answer|match_fc2|itm|order/fc2)/kernel$", False),  # classifiers and scores
+    (r"(^|/)(answer|match_fc2|itm|order/fc2|cell_tags|clip_tags)/kernel$", False),  # classifiers and scores
     (r"(^|/)kernel$", True),
     (r".*", False),
 )

@@ -1,12 +1,13 @@
 """One pre-training step: masked words, matching, word-clip matching, and optionally image-text matching and frame order.
 
-SNP-S3 section III. `loss` draws what is random and calls `forward`, a pure function of the frames, the batch, the choices and
-the dropout keys.
+SNP-S3 section III. `compute` draws what is random and calls `forward`, a pure function of the frames, the batch, the choices
+and the dropout keys.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -14,12 +15,13 @@ import jax.numpy as jnp
 
 from snp_jax.models.network import Network
 from snp_jax.models.snp import Clips, Cross, CrossInputs, Text
-from snp_jax.objectives import masking, matching, order
+from snp_jax.objectives import contrast, masking, matching, order
+from snp_jax.objectives.contrast import Sides
 from snp_jax.objectives.masking import Masked
-from snp_jax.objectives.total import SumCount, nan_if_empty, total_loss
+from snp_jax.objectives.total import SumCount, nan_if_empty
 from snp_jax.train.choices import FalseCaptions, Masker, PretrainChoices
-from snp_jax.train.gvtm import Computed, Pairs
-from snp_jax.train.tasks import Batch, Forward, Keys, MatchingTask, Outcome, encode_frames, frames_of
+from snp_jax.train.gvtm import Captions, Computed, Everyone, Pairs, gather_everyone
+from snp_jax.train.tasks import Batch, Forward, Keys, MatchingTask, Outcome, embed_raw, encode_frames, frames_of, repeated_rows
 
 WORDS_OF = {"after": ("after",), "before": ("before",), "both": ("after", "before")}
 """Word features that each setting of LVWM compares: last hidden states, or outputs of the embedding layer."""
@@ -65,21 +67,21 @@ class PretrainTask(MatchingTask):
     matching_caption: str
     order_ratio: float
 
-    def loss(self, net: Network, batch: Batch, key: jax.Array, *, train: bool, memory: Any) -> tuple[jax.Array, Outcome]:
-        """Weighted total and every term of one batch of pairs."""
+    def compute(self, net: Network, batch: Batch, key: jax.Array, *, train: bool, memory: Any) -> Outcome:
+        """Every term of one batch of pairs."""
         keys = dict(zip(DRAWS, jax.random.split(key, len(DRAWS)), strict=True))
         keys["pairs"], keys["pair_dropout"] = jax.random.split(keys["pairs"])
         more = jax.random.fold_in(key, len(DRAWS))
         keys |= dict(zip(MORE_DRAWS, jax.random.split(more, len(MORE_DRAWS)), strict=True))
         choices = PretrainChoices(
-            keys=keys, mining=self.matching.mining_options, masker=self.masker, ratio=self.mask_ratio,
+            keys=keys, shard=net.shard, mining=self.matching.mining_options, masker=self.masker, ratio=self.mask_ratio,
             attentive=self.attentive if train else 0.0, mask_id=self.mask_id, significant=self.significant,
             words_per_caption=self.words_per_caption, order_ratio=self.order_ratio,
         )  # fmt: skip
         computed, memory = self.forward(
             net, frames_of(net, batch), batch, choices, keys if train else dict.fromkeys(keys), memory if train else None
         )
-        return total_loss(computed.terms, self.weights), Outcome(computed.terms | computed.metrics, memory)
+        return Outcome(computed.terms, computed.metrics, memory)
 
     def forward(self, net: Network, frames: jax.Array, batch: Batch, choices: Any, keys: Keys, memory: Any) -> Forward:
         """The step as a pure function.
@@ -105,26 +107,28 @@ class PretrainTask(MatchingTask):
         raw, read = self.read_captions(net, ids, masked, mask, keys)
         cross_masked = choices.attend(masked, ids, maskable, raw.importance)
         videos = net.clip_inputs(clips.tokens, clips.mask, key=keys["clips"])
+        everyone = gather_everyone(net.shard, raw, clips, valid)
         parts = [Computed({}, {}, {"clips": clips, "text": raw})]
         if self.on("mlm_text"):
             parts.append(self.words(net, "text", read.sequence, self.text_labels(masked, cross_masked), valid))
         caption = net.caption_inputs(cross_masked.ids, mask, key=keys["caption"])
+        captions, pooled = self.captions_to_match(net, raw, ids, masked, mask, keys), None
         if self.on("mlm_cross") or self.on("itm") or (self.on("fom") and self.compat.order_over_batch):
-            crossed = net.cross(caption, videos, key=keys["cross"])
+            crossed, pooled = self.cross_own(net, caption, captions.inputs, videos, choices.attends(), keys)
             parts.append(Computed({}, {}, {"cross": crossed}))
         if self.on("mlm_cross"):
             parts.append(self.words(net, "cross", crossed.sequence, cross_masked.labels, valid))
         if self.on("lvwm"):
             words = choices.words(to_mask, maskable_there) if self.compat.separate_lvwm_pass else choices.words(ids, maskable)
-            parts.append(self.word_clips(net, raw, clips, masked, batch, words, keys))
+            parts.append(self.word_clips(net, raw, clips, everyone, masked, batch, words, keys))
         if self.on("itm"):
             offered = ids if self.compat.raw_itm_negatives else cross_masked.ids
             parts.append(self.image_text(net, crossed, videos, choices.false_captions(offered, mask, valid), valid, keys))
         if self.on("fom"):
-            pooled, clip_mask = self.clip_outputs(net, caption, clips, crossed if self.compat.order_over_batch else None, keys)
-            parts.append(self.frame_order(net, pooled, clip_mask, valid, choices, keys))
-        captions = self.captions_to_match(net, raw, ids, masked, mask, keys)
-        matched, memory = self.match(net, Pairs(raw, clips, captions, videos, valid), frames, batch, choices, keys, memory)
+            to_order = self.clip_outputs(net, caption, clips, crossed if self.compat.order_over_batch else None, keys)
+            parts.append(self.frame_order(net, *to_order, valid, choices, keys))
+        pairs = Pairs(raw, clips, captions, videos, valid, pooled)
+        matched, memory = self.match(net, pairs, everyone, frames, batch, choices, keys, memory)
         parts.append(matched)
         terms, metrics, shown = ({name: x for part in parts for name, x in part[i].items()} for i in range(3))
         return Forward(Computed(terms, metrics, shown), memory)
@@ -135,45 +139,95 @@ class PretrainTask(MatchingTask):
         if self.compat.raw_text_words or not self.on("mlm_text"):
             raw = net.text(ids, mask, key=keys["text"])
             return raw, raw
-        both = net.text(jnp.concatenate([ids, masked.ids]), jnp.concatenate([mask, mask]), key=keys["text"])
+        rows = self.raw_rows(net.shard.rows(ids.shape[0]))
+        both = net.text(
+            jnp.concatenate([ids, masked.ids]), jnp.concatenate([mask, mask]), key=keys["text"],
+            rows=jnp.concatenate([rows, rows + 1]),
+        )  # fmt: skip
         return tuple(jax.tree.map(lambda x, i=i: jnp.split(x, 2)[i], both) for i in range(2))
+
+    def raw_rows(self, rows: jax.Array) -> jax.Array:
+        """Numbers of raw captions in the text branch; where it reads their masked copies too, those have the odd ones."""
+        return rows if self.compat.raw_text_words or not self.on("mlm_text") else rows * 2
 
     def text_labels(self, masked: Masked, cross_masked: Masked) -> jax.Array:
         """What L1 predicts: the words masked in what it read; in the release, those masked for the cross branch."""
         return cross_masked.labels if self.compat.raw_text_words else masked.labels
 
-    def captions_to_match(self, net: Network, raw: Text, ids, masked: Masked, mask, keys: Keys) -> CrossInputs:
+    def cross_own(
+        self,
+        net: Network,
+        caption: CrossInputs,
+        matched: CrossInputs,
+        videos: CrossInputs,
+        attends: bool | jax.Array,
+        keys: Keys,
+    ) -> tuple[Cross, jax.Array | None]:
+        """The cross branch on each video with its own caption, and its pooled output with the caption that stage 2 reads.
+
+        The two are one pass where both read the same caption, the masked one: where it is not masked by attention.
+
+        Args:
+            caption: what the masked words of the cross branch are read from.
+            matched: what stage 2 reads.
+            attends: whether `caption` is masked by attention: True, False, or a bool scalar which decides on the device.
+
+        Returns:
+            The output, and the pooled one `[B, D]` or None where it is not known.
+        """
+        if attends is True or self.matching_caption != "masked" or not self.on("gvtm_stage2"):
+            return net.cross(caption, videos, key=keys["cross"]), None
+        shared = net.cross(matched, videos, key=keys["cross"])
+        if attends is False:
+            return shared, shared.pooled
+        crossed = jax.lax.cond(attends, lambda: net.cross(caption, videos, key=keys["cross"]), lambda: shared)
+        return crossed, shared.pooled
+
+    def captions_to_match(self, net: Network, raw: Text, ids, masked: Masked, mask, keys: Keys) -> Captions:
         """What stage 2 reads."""
-        if self.matching_caption == "masked":
-            return net.caption_inputs(masked.ids, mask, key=keys["caption"])
-        return net.raw_caption(raw, ids, mask, key=keys["caption"])
+        if self.matching_caption == "raw":
+            embed = functools.partial(embed_raw, net, keys, lambda places: self.raw_rows(net.shard.numbers(places)))
+            return Captions(ids, mask, net.raw_caption(raw, ids, mask, key=keys["caption"]), embed)
+
+        def embed(ids: jax.Array, mask: jax.Array, places: jax.Array) -> CrossInputs:
+            return net.caption_inputs(ids, mask, key=keys["caption"], rows=net.shard.numbers(places))
+
+        return Captions(masked.ids, mask, net.caption_inputs(masked.ids, mask, key=keys["caption"]), embed)
 
     # ------------------------------------------------------------------ terms
-    def _counted(self, term: SumCount) -> SumCount:
-        return nan_if_empty(term) if self.compat.nan_when_empty else term
+    def _counted(self, net: Network, term: SumCount) -> SumCount:
+        return nan_if_empty(term, net.shard.total(term[1])) if self.compat.nan_when_empty else term
 
     def words(self, net: Network, branch: str, sequence: jax.Array, labels: jax.Array, valid: jax.Array) -> Computed:
         """L1 ("text") or L2 ("cross"): masked words from hidden states `[B, L, D]`."""
-        logits = net.head(f"{branch}_word_logits", sequence)
-        scored = masking.masked_word_loss(logits, labels, valid)
-        term = self._counted(scored["loss"])
-        return Computed({f"mlm_{branch}": term}, {f"accuracy_{branch}": scored["accuracy"]}, {f"{branch}_logits": logits})
+        head = functools.partial(net.head, f"{branch}_word_logits")
+        room = masking.room_for_labels(labels.shape[1], self.mask_ratio)
+        scored = masking.masked_words(head, sequence, labels, valid, room)
+        term = self._counted(net, scored["loss"])
+        shown = {f"{branch}_logits": head(sequence)}
+        return Computed({f"mlm_{branch}": term}, {f"accuracy_{branch}": scored["accuracy"]}, shown)
 
     def word_clips(
-        self, net: Network, raw: Text, clips: Clips, masked: Masked, batch: Batch, position: jax.Array, keys: Keys
-    ) -> Computed:
+        self, net: Network, raw: Text, clips: Clips, everyone: Everyone, masked: Masked, batch: Batch, position: jax.Array,
+        keys: Keys,
+    ) -> Computed:  # fmt: skip
         """LVWM: words of the un-masked caption at `position`, int32 `[B, K]`, against clips."""
         valid = batch["valid"]
         if self.compat.separate_lvwm_pass:
             restored = jnp.where(masked.labels == masking.IGNORE, masked.ids, masked.labels)
             raw = net.text(restored, batch["text_mask"], key=keys["lvwm_text"])
         hidden = {"after": raw.sequence, "before": raw.embedded}
-        losses, shown = {}, {}
+        losses, shown, chunk = {}, {}, self.matching.similarity_chunk
+        similarity = matching.word_clip_similarity
         for name in WORDS_OF[self.lvwm]:
-            words = jnp.take_along_axis(hidden[name], position[..., None], axis=1)  # [B, K, D]
-            scores = matching.real_clips(matching.word_clip_similarity(words, clips.features), clips.mask)
-            shown[f"lvwm_{name}"] = matching.pool_clips(scores, clips.mask)
-            losses[f"lvwm_{name}"] = matching.mil_nce(scores, valid, anchor=self.matching.anchor)
+            words = jnp.take_along_axis(hidden[name], position[..., None], axis=1).astype(jnp.float32)  # [b, K, D]
+            here = Sides(words, clips.features, clips.mask)
+            all_sides = Sides(net.shard.gather(words), everyone.sides.clips, everyone.sides.mask)
+            per_pair = contrast.contrast(
+                similarity, here, all_sides, everyone.own, everyone.valid, anchor=self.matching.anchor, chunk=chunk
+            )
+            shown[f"lvwm_{name}"] = contrast.pooled_rows(similarity, words, all_sides, chunk=chunk)
+            losses[f"lvwm_{name}"] = matching.summed(per_pair, valid)
         totals, counts = zip(*losses.values(), strict=True)
         return Computed({"lvwm": (sum(totals), counts[0])}, losses if len(losses) > 1 else {}, shown)
 
@@ -182,7 +236,7 @@ class PretrainTask(MatchingTask):
     ) -> Computed:
         """ITM: the pairs (class 1) against each video with the caption of another (class 0)."""
         caption = net.caption_inputs(false.ids, false.mask, key=keys["false_caption"])
-        wrong = net.cross(caption, videos, key=keys["false_cross"]).pooled
+        wrong = net.cross_pooled(caption, videos, key=keys["false_cross"])
         logits = net.head("itm_logits", jnp.concatenate([crossed.pooled, wrong]))
         label = jnp.repeat(jnp.asarray([1, 0], jnp.int32), valid.shape[0])
         scored = matching.choice_loss(logits, label, jnp.concatenate([valid, valid & false.valid]))
@@ -199,11 +253,12 @@ class PretrainTask(MatchingTask):
             pooled = crossed.pooled.reshape(-1, self.num_clips, crossed.pooled.shape[-1])
             return pooled, jnp.ones(pooled.shape[:2], bool)
         pairs, count, width = clips.tokens.shape
+        rows = repeated_rows(net.shard.rows(pairs), count)
         single = net.clip_inputs(
-            clips.tokens.reshape(-1, 1, width), clips.mask.reshape(-1, 1), key=keys["order_clips"]
+            clips.tokens.reshape(-1, 1, width), clips.mask.reshape(-1, 1), key=keys["order_clips"], rows=rows
         )  # [B*N, 2, D]
         repeated = jax.tree.map(lambda x: net.spread(jnp.repeat(x, count, axis=0)), caption)
-        pooled = net.cross(repeated, single, key=keys["order_cross"]).pooled
+        pooled = net.cross_pooled(repeated, single, key=keys["order_cross"], rows=rows)
         return pooled.reshape(pairs, count, width), clips.mask
 
     def frame_order(self, net: Network, pooled: jax.Array, clip_mask: jax.Array, valid, choices: Any, keys: Keys) -> Computed:
@@ -215,4 +270,4 @@ class PretrainTask(MatchingTask):
         valid = valid.reshape(pooled.shape[0], -1).all(axis=1)
         scored = masking.masked_word_loss(logits, drawn.target, valid)
         shown = {"order_input": moved, "order_output": sequence, "order_logits": logits}
-        return Computed({"fom": self._counted(scored["loss"])}, {"accuracy_fom": scored["accuracy"]}, shown)
+        return Computed({"fom": self._counted(net, scored["loss"])}, {"accuracy_fom": scored["accuracy"]}, shown)

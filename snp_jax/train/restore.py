@@ -13,7 +13,7 @@ from snp_jax.data.text import Tokenizer
 from snp_jax.models.snp import SNP
 from snp_jax.train import build, inputs
 from snp_jax.train.checkpoints import DIRECTORY, find_checkpoint, load_params
-from snp_jax.train.config import load_config
+from snp_jax.train.config import load_config, of_this_version
 from snp_jax.train.loop import CONFIG
 from snp_jax.train.state import init_params
 
@@ -45,15 +45,16 @@ def open_run(path: Path) -> TrainedRun:
     """Opens the newest checkpoint of a working directory, or one of its checkpoints.
 
     Raises:
-        UserError: there is no checkpoint, or its side files are missing.
+        UserError: there is no checkpoint, its side files are missing, or its config is of another version.
     """
     checkpoint = find_checkpoint(path)
     workdir = checkpoint.parent.parent if checkpoint.parent.name == DIRECTORY else checkpoint.parent
     config = load_config(workdir / CONFIG)
     tokenizer = inputs.saved_tokenizer(workdir)
-    model = build.build_model(config, tokenizer)
+    with of_this_version(workdir / CONFIG):
+        model, spec = build.build_model(config, tokenizer), inputs.clip_spec(config)
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-    shapes = jax.eval_shape(lambda: init_params(model, jax.random.key(0), spec=inputs.clip_spec(config)))
+    shapes = jax.eval_shape(lambda: init_params(model, jax.random.key(0), spec=spec))
     abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), shapes)
     params = load_params(checkpoint, abstract)
     answers = inputs.saved_answers(workdir) if config.task == "qa" else {}

@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 
 from snp_jax.data.pipeline import ClipSpec
 from snp_jax.models.snp import SNP
+from snp_jax.models.tagger import Tagger
 from snp_jax.train.sharding import state_shardings
 
 Init = Callable[[], Any]
@@ -36,14 +37,15 @@ class TrainState:
     memory: Any = None
 
 
-def init_params(model: SNP, key: jax.Array, *, spec: ClipSpec) -> Any:
+def init_params(model: SNP | Tagger, key: jax.Array, *, spec: ClipSpec) -> Any:
     """Fresh parameters for clips of `spec`; `cross_pooler` starts as a copy of `pooler` (SNP-S3 section III-A)."""
     frames = jnp.zeros((1, spec.num_frames, *spec.network_size, 3), jnp.float32)
     ids = jnp.zeros((1, 4), jnp.int32)
     masks = jnp.ones(frames.shape[:2], bool), jnp.ones(ids.shape, bool)
     variables = model.init(key, frames, masks[0], ids, masks[1], num_clips=spec.num_clips)
     params = dict(variables["params"])
-    params["cross_pooler"] = jax.tree.map(jnp.copy, params["pooler"])
+    if "pooler" in params:  # a tagger has none
+        params["cross_pooler"] = jax.tree.map(jnp.copy, params["pooler"])
     return params
 
 

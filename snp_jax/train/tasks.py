@@ -7,7 +7,8 @@ optimisers, devices or files. Pre-training is in `pretrain.py`. Batches are desc
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -15,13 +16,13 @@ import jax.numpy as jnp
 
 from snp_jax.data import augment
 from snp_jax.models.network import Network
-from snp_jax.models.snp import Clips
+from snp_jax.models.snp import Clips, CrossInputs
 from snp_jax.objectives import matching
-from snp_jax.objectives.total import SumCount, total_loss
+from snp_jax.objectives.total import SumCount
 from snp_jax.train import gvtm, momentum
 from snp_jax.train.choices import PairChoices
 from snp_jax.train.compat import Compat
-from snp_jax.train.gvtm import Computed, MatchingOptions, Pairs
+from snp_jax.train.gvtm import Captions, Computed, Everyone, MatchingOptions, Pairs
 from snp_jax.train.momentum import Memory, MocoOptions
 
 Batch = Mapping[str, jax.Array]
@@ -29,14 +30,16 @@ Keys = Mapping[str, jax.Array | None]
 
 
 class Outcome(NamedTuple):
-    """What a step computed beside its loss.
+    """What a step computed from the pairs that are here.
 
     Attributes:
-        terms: loss terms and metrics by name, (sum, count).
+        terms: loss terms by name, (sum, count); each has a weight in `Task.weights`.
+        metrics: metrics by name, (sum, count).
         memory: what the next step starts from; None for a task that remembers nothing.
     """
 
     terms: dict[str, SumCount]
+    metrics: dict[str, SumCount]
     memory: Any
 
 
@@ -48,10 +51,12 @@ class Forward(NamedTuple):
 
 
 class Task:
-    """What the training step needs: a loss, and the memory a run starts with.
+    """What the training step needs: loss terms with their weights, and the memory a run starts with.
 
-    `loss(net, batch, key, train=..., memory=...)` -> (weighted total, `Outcome`).
+    `compute(net, batch, key, train=..., memory=...)` -> `Outcome`.
     """
+
+    weights: Mapping[str, float]
 
     def init_memory(self, params: Any, key: jax.Array) -> Any:
         """State beside parameters and optimiser that steps hand on (None = none). `params` are those of step 0."""
@@ -92,10 +97,11 @@ class MatchingTask(Task):
         return None if self.moco is None else momentum.init_memory(params, self.moco, key)
 
     def match(
-        self, net: Network, pairs: Pairs, frames: jax.Array, batch: Batch, choices: Any, keys: Keys, memory: Memory | None
-    ) -> Forward:
+        self, net: Network, pairs: Pairs, everyone: Everyone, frames: jax.Array, batch: Batch, choices: Any, keys: Keys,
+        memory: Memory | None,
+    ) -> Forward:  # fmt: skip
         """Both stages of GVTM. Of `keys`, "pair_dropout" and "moco" are used; without memory stage 1 is MIL-NCE."""
-        first = gvtm.stage1(pairs, self.matching, self.compat)
+        first, found = gvtm.stage1(pairs, everyone, self.matching, self.compat)
         terms, metrics, shown = {}, {}, dict(first.shown)
         if self.on("gvtm_stage1"):
             terms |= first.terms
@@ -105,9 +111,7 @@ class MatchingTask(Task):
                     net, pairs.text, pairs.clips, frames, batch, memory, self.moco, keys["moco"]
                 )
         if self.on("gvtm_stage2"):
-            second = gvtm.stage2(
-                net, pairs, first.shown["similarity"], self.matching, self.compat, choices, keys["pair_dropout"]
-            )
+            second = gvtm.stage2(net, pairs, found, self.matching, self.compat, choices, keys["pair_dropout"])
             terms, metrics, shown = terms | second.terms, metrics | second.metrics, shown | second.shown
         return Forward(Computed(terms, metrics, shown), memory)
 
@@ -116,17 +120,17 @@ class MatchingTask(Task):
 class RetrievalTask(MatchingTask):
     """Text-to-video retrieval: both stages of GVTM on un-masked captions."""
 
-    def loss(self, net: Network, batch: Batch, key: jax.Array, *, train: bool, memory: Any) -> tuple[jax.Array, Outcome]:
-        """Weighted total of `gvtm_stage1` and `gvtm_stage2`."""
+    def compute(self, net: Network, batch: Batch, key: jax.Array, *, train: bool, memory: Any) -> Outcome:
+        """Terms: `gvtm_stage1` and `gvtm_stage2`."""
         video_key, text_key, clip_key, pair_key = jax.random.split(key, 4)
         draw, dropout = jax.random.split(pair_key)
         keys = {"video": video_key, "text": text_key, "clips": clip_key, "pair_dropout": dropout}
         keys |= {"caption": jax.random.fold_in(key, 4), "moco": jax.random.fold_in(key, 5)}
-        choices = PairChoices({"pairs": draw}, self.matching.mining_options)
+        choices = PairChoices({"pairs": draw}, net.shard, self.matching.mining_options)
         computed, memory = self.forward(
             net, frames_of(net, batch), batch, choices, keys if train else dict.fromkeys(keys), memory if train else None
         )
-        return total_loss(computed.terms, self.weights), Outcome(computed.terms | computed.metrics, memory)
+        return Outcome(computed.terms, computed.metrics, memory)
 
     def forward(self, net: Network, frames: jax.Array, batch: Batch, choices: Any, keys: Keys, memory: Any) -> Forward:
         """The step as a pure function of normalised frames `[B, T, H, W, 3]`, choices and dropout keys (None = no dropout)."""
@@ -134,9 +138,11 @@ class RetrievalTask(MatchingTask):
         clips = encode_frames(net, frames, batch, self.num_clips, keys["video"])
         text = net.text(ids, mask, key=keys["text"])
         videos = net.clip_inputs(clips.tokens, clips.mask, key=keys["clips"])
-        captions = net.raw_caption(text, ids, mask, key=keys["caption"])
+        embed = functools.partial(embed_raw, net, keys, net.shard.numbers)
+        captions = Captions(ids, mask, net.raw_caption(text, ids, mask, key=keys["caption"]), embed)
         pairs = Pairs(text, clips, captions, videos, batch["valid"])
-        return self.match(net, pairs, frames, batch, choices, keys, memory)
+        everyone = gvtm.gather_everyone(net.shard, text, clips, batch["valid"])
+        return self.match(net, pairs, everyone, frames, batch, choices, keys, memory)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,12 +150,13 @@ class AnswerTask(Task):
     """Open-ended question answering as classification over the answer vocabulary."""
 
     num_clips: int
+    weights: Mapping[str, float] = dataclasses.field(default_factory=lambda: {"answer": 1.0})
 
-    def loss(self, net: Network, batch: Batch, key: jax.Array, *, train: bool, memory: Any) -> tuple[jax.Array, Outcome]:
+    def compute(self, net: Network, batch: Batch, key: jax.Array, *, train: bool, memory: Any) -> Outcome:
         """Cross entropy of the answer; questions whose answer is outside the vocabulary carry no loss and count as wrong."""
         keys = dict(zip(("video", "cross"), jax.random.split(key), strict=True))
         computed = self.forward(net, frames_of(net, batch), batch, keys if train else dict.fromkeys(keys))
-        return total_loss(computed.terms, {"answer": 1.0}), Outcome(computed.terms | computed.metrics, memory)
+        return Outcome(computed.terms, computed.metrics, memory)
 
     def forward(self, net: Network, frames: jax.Array, batch: Batch, keys: Keys) -> Computed:
         """The step on normalised frames `[B, T, H, W, 3]`. Shows "pooled" `[B, D]` and "logits" `[B, answers]`."""
@@ -165,12 +172,13 @@ class ChoiceTask(Task):
     """Multiple choice: cross entropy of the matching scores over the options."""
 
     num_clips: int
+    weights: Mapping[str, float] = dataclasses.field(default_factory=lambda: {"choice": 1.0})
 
-    def loss(self, net: Network, batch: Batch, key: jax.Array, *, train: bool, memory: Any) -> tuple[jax.Array, Outcome]:
+    def compute(self, net: Network, batch: Batch, key: jax.Array, *, train: bool, memory: Any) -> Outcome:
         """Cross entropy of the right option; `text_ids` is `[B, O, L]`."""
         keys = dict(zip(("video", "cross", "match"), jax.random.split(key, 3), strict=True))
         computed = self.forward(net, frames_of(net, batch), batch, keys if train else dict.fromkeys(keys))
-        return total_loss(computed.terms, {"choice": 1.0}), Outcome(computed.terms | computed.metrics, memory)
+        return Outcome(computed.terms, computed.metrics, memory)
 
     def forward(self, net: Network, frames: jax.Array, batch: Batch, keys: Keys) -> Computed:
         """The step on normalised frames `[B, T, H, W, 3]`. Shows "logits" `[B, O]`."""
@@ -179,15 +187,30 @@ class ChoiceTask(Task):
         ids = batch["text_ids"].reshape(pairs * options, length)
         mask = batch["text_mask"].reshape(pairs * options, length)
         repeated = jax.tree.map(lambda x: jnp.repeat(x, options, axis=0), clips)
-        pooled = cross_pooled(net, repeated, ids, mask, keys["cross"])
-        logits = net.match(pooled, key=keys["match"]).reshape(pairs, options)
+        rows = repeated_rows(net.shard.rows(pairs), options)
+        pooled = cross_pooled(net, repeated, ids, mask, keys["cross"], rows)
+        logits = net.match(pooled, key=keys["match"], rows=rows).reshape(pairs, options)
         scored = matching.choice_loss(logits, batch["label"], batch["valid"])
         return Computed({"choice": scored["loss"]}, {"accuracy": scored["accuracy"]}, {"logits": logits})
 
 
-def cross_pooled(net: Network, clips: Clips, ids, mask, key: jax.Array | None) -> jax.Array:
-    """Pooled cross-branch output of text i with video i, `[B, D]`."""
+def embed_raw(
+    net: Network, keys: Keys, numbers: Callable[[jax.Array], jax.Array], ids: jax.Array, mask: jax.Array, places: jax.Array
+) -> CrossInputs:
+    """What `Network.raw_caption` gives for captions that stand at `places`, which the text branch embedded with `numbers`."""
+    if net.model.config.cross_layers:
+        return net.caption_inputs(ids, mask, key=keys["caption"], rows=net.shard.numbers(places))
+    return net.caption_inputs(ids, mask, key=keys["text"], rows=numbers(places))
+
+
+def repeated_rows(rows: jax.Array, count: int) -> jax.Array:
+    """Numbers of rows that are repeated `count` times each (as `jnp.repeat` does), all different: uint32 `[R * count]`."""
+    return (rows[:, None] * jnp.uint32(count) + jnp.arange(count, dtype=jnp.uint32)).reshape(-1)
+
+
+def cross_pooled(net: Network, clips: Clips, ids, mask, key: jax.Array | None, rows: jax.Array | None = None) -> jax.Array:
+    """Pooled cross-branch output of text i with video i, `[B, D]`; `rows` as in `Network`."""
     keys = (None,) * 3 if key is None else jax.random.split(key, 3)
-    caption = net.caption_inputs(ids, mask, key=keys[0])
-    videos = net.clip_inputs(clips.tokens, clips.mask, key=keys[1])
-    return net.cross(caption, videos, key=keys[2]).pooled
+    caption = net.caption_inputs(ids, mask, key=keys[0], rows=rows)
+    videos = net.clip_inputs(clips.tokens, clips.mask, key=keys[1], rows=rows)
+    return net.cross_pooled(caption, videos, key=keys[2], rows=rows)

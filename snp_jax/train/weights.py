@@ -29,7 +29,7 @@ from snp_jax.errors import UserError
 from snp_jax.models.video_swin import VideoSwinConfig
 from snp_jax.train import build, inputs
 from snp_jax.train.checkpoints import DIRECTORY, find_checkpoint, load_arrays, save_params
-from snp_jax.train.config import load_config
+from snp_jax.train.config import load_config, of_this_version
 from snp_jax.train.loop import CONFIG
 from snp_jax.train.state import init_params
 
@@ -136,7 +136,8 @@ def _run_state(checkpoint: Path, params: Any) -> State:
     workdir = checkpoint.parent.parent if checkpoint.parent.name == DIRECTORY else checkpoint.parent
     config = load_config(workdir / CONFIG)
     words = np.shape(params["embeddings"]["word"]["embedding"])[0]
-    model = build.build_model(config, Vocabulary(words))
+    with of_this_version(workdir / CONFIG):
+        model = build.build_model(config, Vocabulary(words))
     pretraining = config.task == "pretrain"
     release = antmmf.Release(model.config, "model." if pretraining else "", pretraining, config.task != "qa")
     state = invert(antmmf.map_release(release), params)

@@ -1,5 +1,6 @@
 """The input pipeline on real videos: one stream whatever reads it, resume, shards, broken videos."""
 
+import asyncio
 import dataclasses
 import json
 import re
@@ -111,28 +112,39 @@ def test_a_state_of_other_data_or_seed_is_refused(train, prepared_dataset):
 
 
 def test_hosts_share_each_global_batch_without_overlap(train):
-    """Two hosts with batches of 2 see, step by step, what one host sees with batches of 4."""
+    """Each host sees, step by step, its rows of what one host alone sees."""
     whole = take(stream(train), 6)
-    halves = [take(stream(train, batch_size=2, shard=(host, 2)), 6) for host in range(2)]
-    for step, batch in enumerate(whole):
-        for host in range(2):
-            assert_equal([halves[host][step]], [{name: values[host::2] for name, values in batch.items()}])
+    for rows in ([0, 1], [2, 3], [3, 0]):
+        part = take(stream(train, rows=rows), 6)
+        assert_equal(part, [{name: values[rows] for name, values in batch.items()} for batch in whole])
 
 
 def test_a_state_is_valid_for_another_number_of_hosts(train):
     whole = stream(train)
     for _ in range(3):
         next(whole)
-    expected = next(whole)
-    half = stream(train, batch_size=2, shard=(1, 2))
+    state, expected = whole.get_state(), next(whole)
+    half = stream(train, rows=[2, 3])
     for _ in range(3):
         next(half)
-    assert half.get_state() == {**whole.get_state(), "next_position": 12}
+    assert half.get_state() == state
     whole.close()
     half.close()
-    half = stream(train, batch_size=2, shard=(0, 2))
-    half.set_state({**half.get_state(), "next_position": 12})
-    assert_equal(take(half, 1), [{name: values[0::2] for name, values in expected.items()}])
+    half = stream(train, rows=[0, 1])
+    half.set_state(state)
+    assert_equal(take(half, 1), [{name: values[:2] for name, values in expected.items()}])
+
+
+def test_the_place_that_any_process_saved_will_do(train, tmp_path):
+    batches = stream(train)
+    (tmp_path / "process_1-of-2.json").write_text(json.dumps({**batches.get_state(), "next_position": 8}))
+
+    async def load():
+        await (await batches.load(tmp_path))
+
+    asyncio.run(load())
+    assert batches.get_state()["next_position"] == 8
+    batches.close()
 
 
 def test_evaluation_in_order_with_a_padded_end(train, read_number):

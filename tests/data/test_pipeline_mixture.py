@@ -134,7 +134,7 @@ def test_evaluation_by_buckets_gives_every_video_once(images):
 @pytest.mark.parametrize("hosts", [4])
 def test_hosts_share_every_batch_of_a_mixture_with_buckets(mixture, hosts, small_windows):
     whole = take(stream(mixture, spec=BUCKETED), 6)
-    parts = [take(stream(mixture, spec=BUCKETED, batch_size=4 // hosts, shard=(host, hosts)), 6) for host in range(hosts)]
+    parts = [take(stream(mixture, spec=BUCKETED, rows=range(host, 4, hosts)), 6) for host in range(hosts)]
     for step, batch in enumerate(whole):
         for host in range(hosts):
             assert_equal([parts[host][step]], [{name: values[host::hosts] for name, values in batch.items()}])

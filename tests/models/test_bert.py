@@ -85,3 +85,19 @@ def test_embedding_of_given_vectors(golden, params):
 def test_width_must_split_into_heads():
     with pytest.raises(ValueError, match="not a multiple of its 5 heads"):
         BertConfig(width=32, heads=5)
+
+
+def test_first_only_is_the_first_row_of_the_whole_output(golden, params):
+    """Output and gradients, of a stack whose last layer computes one row."""
+    mask = golden["in/attention_mask"].astype(bool)
+    x = np.random.default_rng(0).standard_normal((*mask.shape, CONFIG.width)).astype(np.float32)
+
+    def first(params, x, first_only):
+        encoder = Encoder(CONFIG)
+        sequence, _ = encoder.apply({"params": params}, x, mask, deterministic=True, first_only=first_only)
+        assert sequence.shape[1] == (1 if first_only else mask.shape[1])
+        return jnp.square(sequence[:, 0] - 1.0).sum()
+
+    run = jax.jit(jax.value_and_grad(first, argnums=(0, 1)), static_argnums=2)
+    one, whole = run(params["encoder"], x, True), run(params["encoder"], x, False)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4 * np.abs(b).max()), one, whole)

@@ -165,3 +165,30 @@ def test_the_release_s_fallback_masks_low_positions_and_labels_them_mask():
     )
     labels = np.asarray(masked.labels)
     assert ((labels != masking.IGNORE).sum(axis=1) == 2).all() and set(np.unique(labels)) == {masking.IGNORE, 10, 11, 12, 13}
+
+
+@pytest.mark.parametrize("room", [2, 3, 6])
+def test_masked_words_computes_the_same_at_labelled_positions_alone(room):
+    """With too little room for a caption's labels, with just enough, and with room for every position."""
+    rng = np.random.default_rng(0)
+    hidden, table = rng.standard_normal((4, 6, 5)).astype(np.float32), rng.standard_normal((5, 9)).astype(np.float32)
+    labels = np.full((4, 6), masking.IGNORE)
+    labels[0, [1, 3, 4]], labels[1, 5], labels[2, 0] = [2, 8, 1], 4, 7
+    valid = jnp.asarray([True, True, False, True])
+
+    def scored(table, places):
+        return masking.masked_words(lambda x: x @ table, jnp.asarray(hidden), jnp.asarray(labels), valid, places)
+
+    def whole(table):
+        return masking.masked_word_loss(jnp.asarray(hidden) @ table, jnp.asarray(labels), valid)
+
+    assert whole(table)["loss"][1] == 4
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), scored(table, room), whole(table))
+    gradients = [jax.grad(lambda t, f=f: f(t)["loss"][0])(table) for f in (lambda t: scored(t, room), whole)]
+    np.testing.assert_allclose(*gradients, rtol=1e-5, atol=1e-6)
+
+
+def test_room_for_labels_holds_what_mssm_and_attentive_masking_take():
+    for length in range(3, 129):
+        most = max(masking.masked_token_count(words, 0.15) for words in range(length - 1))
+        assert max(1, most) <= masking.room_for_labels(length, 0.15) <= length

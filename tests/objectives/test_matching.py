@@ -90,7 +90,7 @@ def test_choice_loss_counts_unknown_answers_as_wrong_and_skips_invalid():
 
 def test_in_batch_recall_counts_ties_by_their_average_position():
     scores = jnp.asarray([[2.0, 1.0, 0.0], [5.0, 5.0, 0.0], [1.0, 1.0, 1.0]])
-    hits, count = matching.in_batch_recall(scores, jnp.ones(3, bool))
+    hits, count = matching.in_batch_recall(scores, jnp.arange(3), jnp.ones((1, 3), bool))
     assert (hits, count) == (2, 3)  # first wins; second ties with one (average 1.5); third with two (average 2)
 
 

@@ -12,6 +12,7 @@ from snp_jax.data.augment import AugmentOptions
 from snp_jax.data.text import load_tokenizer
 from snp_jax.errors import UserError
 from snp_jax.models.network import Network
+from snp_jax.objectives.total import total_loss
 from snp_jax.train import build, inputs
 from snp_jax.train.optim import DECAY_RULES, decay_mask
 from snp_jax.train.state import init_params
@@ -47,13 +48,14 @@ def test_everything_at_once(quirks, tiny_config):
 
     def step(params, memory, batch):
         def loss(params):
-            return task.loss(Network(model, params), batch, jax.random.key(0), train=True, memory=memory)
+            found = task.compute(Network(model, params), batch, jax.random.key(0), train=True, memory=memory)
+            return total_loss(found.terms, task.weights), found
 
         return jax.value_and_grad(loss, has_aux=True)(params)
 
     (total, outcome), gradients = jax.eval_shape(step, params, memory, batch)
     terms = {"mlm_text", "mlm_cross", "gvtm_stage1", "gvtm_stage2", "lvwm", "itm", "fom", "lvwm_after", "lvwm_before"}
-    assert total.shape == () and total.dtype == jnp.float32 and terms <= set(outcome.terms)
+    assert total.shape == () and total.dtype == jnp.float32 and terms <= set(outcome.terms | outcome.metrics)
     assert jax.tree.map(lambda x: (x.shape, x.dtype), outcome.memory) == jax.tree.map(lambda x: (x.shape, x.dtype), memory)
     assert jax.tree.structure(gradients) == jax.tree.structure(params)
 
@@ -87,10 +89,8 @@ def test_frame_order_that_cannot_be(tiny_config):
     with pytest.raises(UserError, match="config.clip.num_clips=2 exceeds config.model.temporal.max_clips=1"):
         build.build_model(config, load_tokenizer(config.text.tokenizer))
     config.compat.order_over_batch, config.clip.num_clips = True, 3
-    with pytest.raises(
-        UserError, match="order_over_batch needs config.batch_size=8 to be a multiple of config.clip.num_clips=3"
-    ):
-        build.build_task(config, load_tokenizer(config.text.tokenizer))
+    with pytest.raises(UserError, match="order_over_batch takes 3 pairs for the clips of one video, and a program has 1"):
+        build.build_mesh(config)
     for key, value in (("mining", "random"), ("reweight", "mean")):
         config = pretraining(tiny_config, **{f"matching__{key}": value})
         with pytest.raises(UserError, match=f"config.objective.matching.{key}='{value}': choose one of"):

@@ -73,10 +73,10 @@ def test_weight_decay_groups_are_the_release_s_by_name_and_spare_all_norms_by_de
 
 def test_in_batch_ties_count_by_average_position_or_in_the_release_as_queries_of_their_own():
     arrays = np.load(golden("metrics_ties.npz"))
-    square, valid = jnp.asarray(arrays["in/square"]), jnp.ones(9, bool)
-    hits, count = matching.in_batch_recall_listed(square, valid)
+    square, valid = jnp.asarray(arrays["in/square"]), jnp.ones((1, 9), bool)
+    hits, count = matching.in_batch_recall_listed(square, jnp.arange(9), valid)
     np.testing.assert_allclose(hits / count, arrays["out/batch_l1_r_1"], rtol=1e-6)
-    assert count > 9 and matching.in_batch_recall(square, valid)[1] == 9
+    assert count > 9 and matching.in_batch_recall(square, jnp.arange(9), valid)[1] == 9
 
 
 def test_the_preset_turns_everything_on_and_the_default_nothing(tiny_config):

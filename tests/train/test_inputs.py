@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
@@ -80,3 +81,31 @@ def test_sizes_of_frames():
     config.clip.update(fit="cover", buckets=())
     with pytest.raises(UserError, match="config.clip: fit='cover' must be one of stretch, pad"):
         inputs.clip_spec(config)
+
+
+@pytest.mark.parametrize(
+    ("lengths", "multiple", "kept"),
+    [((5, 3), 8, 8), ((8, 3), 8, 8), ((9, 3), 8, 12), ((7, 3), 4, 8), ((5, 2), 0, 12), ((0, 0), 4, 4), ((11, 2), 1, 11)],
+)
+def test_padding_that_all_texts_share_is_cut(lengths, multiple, kept):
+    mask = np.arange(12) < np.array(lengths)[:, None]
+    ids = np.where(mask, np.arange(12) + 1, 0)
+    batch = {
+        "text_ids": ids,
+        "text_mask": mask,
+        "text_ids_to_mask": ids,
+        "video": np.zeros((2, 1, 12, 12)),
+        "valid": np.ones(2),
+    }
+    cut = inputs.cut_padding(batch, multiple)
+    assert cut.keys() == batch.keys()
+    for name, value in cut.items():
+        wanted = batch[name][..., :kept] if name.startswith("text") else batch[name]
+        np.testing.assert_array_equal(value, wanted, name)
+    assert cut["text_mask"].sum() == mask.sum()
+
+
+def test_padding_of_options_is_cut_to_the_longest_option():
+    mask = np.zeros((2, 5, 12), bool)
+    mask[1, 3, :6] = True
+    assert inputs.cut_padding({"text_mask": mask, "text_ids": mask.astype(int)}, 4)["text_ids"].shape == (2, 5, 8)

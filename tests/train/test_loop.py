@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import shutil
 import signal
@@ -15,6 +16,7 @@ from snp_jax.errors import UserError
 from snp_jax.train import loop
 from snp_jax.train.config import load_config, parse_config
 from snp_jax.train.metrics import read_metrics
+from snp_jax.train.profiling import ProfileSteps
 from snp_jax.train.restore import open_run
 
 
@@ -67,7 +69,11 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(how, pretrained, tiny
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
         assert not (tmp_path / "DONE").exists()
     assert open_run(tmp_path).step == 2
-    assert loop.run(tiny_config("pretrain"), tmp_path)
+    assert loop.run(tiny_config("pretrain"), tmp_path, ProfileSteps(2, 3))
+    (trace,) = (tmp_path / "profile" / "plugins" / "profile").iterdir()
+    assert list(trace.glob("*.xplane.pb"))  # TensorBoard's
+    events = json.loads(gzip.decompress((trace / "perfetto_trace.json.gz").read_bytes()))["traceEvents"]
+    assert any("jit_step" in event.get("name", "") for event in events)
     assert_same_params(tmp_path, pretrained)
     resumed, straight = (read_metrics(path / "metrics.jsonl") for path in (tmp_path, pretrained))
     assert [line["step"] for line in resumed] == [1, 2, 3, 4]
@@ -86,8 +92,40 @@ def test_a_signal_in_the_last_step_leaves_a_finished_run(pretrained, tiny_config
 def test_a_working_directory_belongs_to_one_config(pretrained, tiny_config):
     config = tiny_config("pretrain")
     config.optim.weight_decay = 0.5
-    with pytest.raises(UserError, match="holds a run with another config.optim"):
+    with pytest.raises(UserError, match=r"holds a run with another config.optim.weight_decay \(0.001 there, 0.5 now\)"):
         loop.run(config, pretrained)
+
+
+def change_saved_config(workdir, change):
+    config = json.loads((workdir / "config.json").read_text())
+    change(config)
+    (workdir / "config.json").write_text(json.dumps(config))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda config: config["model"]["visual"].pop("kind"), "config.json: config.model.visual has no key 'kind'.*version"),
+        (lambda config: config["model"].pop("cross_layers"), "written by another version of snp-jax: .* the key cross_layers;"),
+        (lambda config: config["model"]["bert"].pop("remat"), "written by another version of snp-jax: .* the key remat;"),
+        (lambda config: config["model"]["bert"].update(old=1), "written by another version of snp-jax: .* the key old;"),
+    ],
+)
+def test_a_run_of_another_version_says_which_key_differs(change, message, pretrained, tiny_config, tmp_path):
+    workdir = shutil.copytree(pretrained, tmp_path / "run")
+    change_saved_config(workdir, change)
+    with pytest.raises(UserError, match=message) as caught:
+        open_run(workdir)
+    assert "\n" not in str(caught.value)
+    with pytest.raises(UserError, match=r"config.model\.\w+.* (not in its config.json there|no such key now)"):
+        loop.run(tiny_config("pretrain"), workdir)
+
+
+@pytest.mark.parametrize("text", ["10", "10:", "15:10", "a:b", "10:10", "-1:5"])
+def test_profile_steps_that_are_none(text):
+    assert ProfileSteps.parse("10:15") == ProfileSteps(10, 15)
+    with pytest.raises(UserError, match="write FIRST:END"):
+        ProfileSteps.parse(text)
 
 
 def test_a_mistake_before_the_first_checkpoint_can_be_put_right(tiny_config, text_files, tmp_path):

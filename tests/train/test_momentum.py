@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from jax.sharding import AxisType
 
 from snp_jax.data.text import load_tokenizer
 from snp_jax.train import build, inputs, loop, sharding
@@ -34,7 +33,7 @@ class Run:
     def __init__(self, config, devices):
         tokenizer = load_tokenizer(config.text.tokenizer)
         chosen = jax.devices()[:devices]
-        mesh = jax.make_mesh((devices, 1), sharding.BATCH_AXES, axis_types=(AxisType.Auto,) * 2, devices=chosen)
+        mesh = sharding.make_mesh(sharding.MeshOptions(data=devices, fsdp=1), chosen)
         model, task, options = (
             build.build_model(config, tokenizer),
             build.build_task(config, tokenizer),

@@ -9,7 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from snp_jax.models.snp import Clips, Cross, CrossInputs, Text
+from snp_jax.models.bert import BertConfig
+from snp_jax.models.network import Network
+from snp_jax.models.pvt import PVTConfig
+from snp_jax.models.shard import Shard
+from snp_jax.models.snp import SNP, Clips, Cross, CrossInputs, SNPConfig, Text
 from snp_jax.objectives.masking import IGNORE, Masked
 from snp_jax.objectives.order import ClipOrder
 from snp_jax.objectives.total import mean
@@ -34,11 +38,22 @@ MATCHING = MatchingOptions(
     reweight="none",
     local_groups=1,
     chunk=0,
+    similarity_chunk=0,
 )
+
+
+NAMES = ("mlm_text", "mlm_cross", "gvtm_stage1", "gvtm_stage2", "lvwm", "itm", "fom")
+TASK = PretrainTask(
+    num_clips=CLIPS, weights=dict.fromkeys(NAMES, 0.0), matching=MATCHING, moco=None, compat=Compat(), masker=None,
+    mask_ratio=0.15, attentive=0.0, significant=None, special_ids=(0, CLS, SEP), mask_id=MASK, lvwm="after",
+    words_per_caption=2, matching_caption="masked", order_ratio=0.15,
+)  # fmt: skip
 
 
 class RecordingNet:
     """A stand-in for `Network`: hidden states are the ids, and every caption that is read is kept by who read it."""
+
+    shard = Shard()
 
     def __init__(self):
         self.read, self.pairs, self.logits = {"text": [], "cross": []}, [], []
@@ -46,33 +61,36 @@ class RecordingNet:
     def hidden(self, ids):
         return jnp.repeat(jnp.asarray(ids, jnp.float32)[..., None], WIDTH, axis=-1)
 
-    def clips(self, frames, mask, *, num_clips, pixel_mask=None, key=None):
+    def clips(self, frames, mask, *, num_clips, pixel_mask=None, key=None, rows=None):
         features = jax.random.normal(jax.random.key(0), (PAIRS, num_clips, WIDTH))
         return Clips(features, features / 10, jnp.ones((PAIRS, num_clips), bool))
 
-    def text(self, ids, mask, *, key=None):
+    def text(self, ids, mask, *, key=None, rows=None):
         self.read["text"].append(np.asarray(ids))
         hidden = self.hidden(ids) / 10
         return Text(-hidden, hidden, hidden[:, 1] / 10, jnp.ones(ids.shape))
 
-    def caption_inputs(self, ids, mask, *, key=None):
+    def caption_inputs(self, ids, mask, *, key=None, rows=None):
         return CrossInputs(self.hidden(ids), mask)
 
-    def raw_caption(self, text, ids, mask, *, key=None):
+    def raw_caption(self, text, ids, mask, *, key=None, rows=None):
         return CrossInputs(self.hidden(ids), mask)
 
-    def clip_inputs(self, tokens, mask, *, key=None):
+    def clip_inputs(self, tokens, mask, *, key=None, rows=None):
         return CrossInputs(tokens, mask)
 
     def spread(self, x):
         return x
 
-    def cross(self, caption, clips, *, key=None):
+    def cross(self, caption, clips, *, key=None, rows=None):
         self.read["cross"].append(np.asarray(caption.embedded[..., 0], np.int32))
         pooled = jnp.arange(len(caption.mask), dtype=jnp.float32)[:, None] * jnp.ones(WIDTH)
         return Cross(caption.embedded, clips.embedded, pooled)
 
-    def order(self, clips, mask, *, key=None):
+    def cross_pooled(self, caption, clips, *, key=None, rows=None):
+        return self.cross(caption, clips, key=key).pooled
+
+    def order(self, clips, mask, *, key=None, rows=None):
         return jnp.pad(clips, ((0, 0), (1, 0), (0, 0)))
 
     def head(self, name, x):
@@ -81,20 +99,27 @@ class RecordingNet:
         x = x[:, 1:] if name == "order_logits" else x
         return jnp.zeros((*x.shape[:-1], classes))
 
-    def pair_scores(self, captions, videos, texts, columns, *, chunk, key=None):
+    def pair_scores(self, captions, videos, texts, columns, *, chunk, key=None, rows=None):
         self.pairs.append((np.asarray(texts), np.asarray(columns)))
         return jnp.zeros(len(texts))
 
 
-def run(on, choices=None, compat=None, **changes):
+class ScoringNet(RecordingNet):
+    """Scores text t with video v as 10 t + v, wherever it is asked."""
+
+    def pair_scores(self, captions, videos, texts, columns, **options):
+        super().pair_scores(captions, videos, texts, columns, **options)
+        return (10 * texts + columns).astype(jnp.float32)
+
+    def match(self, pooled, *, key=None, rows=None):
+        return 11 * pooled[:, 0]
+
+
+def run(on, choices=None, compat=None, net=None, **changes):
     """(computed, what the network recorded) of a step with the terms `on`."""
-    names = ("mlm_text", "mlm_cross", "gvtm_stage1", "gvtm_stage2", "lvwm", "itm", "fom")
-    task = PretrainTask(
-        num_clips=CLIPS, weights={name: float(name in on) for name in names}, matching=MATCHING, moco=None,
-        compat=compat or Compat(), masker=None, mask_ratio=0.15, attentive=0.0, significant=None, special_ids=(0, CLS, SEP),
-        mask_id=MASK, lvwm="after", words_per_caption=2, matching_caption="masked", order_ratio=0.15,
-    )  # fmt: skip
-    net, valid = RecordingNet(), jnp.ones(PAIRS, bool)
+    weights = {name: float(name in on) for name in TASK.weights}
+    task = dataclasses.replace(TASK, weights=weights, compat=compat or Compat())
+    net, valid = net or RecordingNet(), jnp.ones(PAIRS, bool)
     batch = {"text_ids": IDS, "text_ids_to_mask": TO_MASK, "text_mask": IDS > 0, "video_mask": None, "valid": valid}
     if choices is None:
         choices = FixedChoices(masked=MASKED, attended=ATTENDED, word_positions=np.array([[1, 2]] * PAIRS))
@@ -209,18 +234,88 @@ def test_stage_2_on_all_pairs_stays_inside_its_groups():
     assert len(run(["gvtm_stage2"])[1].pairs[0][0]) == PAIRS**2
 
 
+@pytest.mark.parametrize("groups", [1, 2, PAIRS])
+def test_stage_2_takes_its_positives_from_the_pass_of_the_masked_words_where_both_read_the_same(groups):
+    size, matching = PAIRS // groups, dataclasses.replace(MATCHING, local_groups=groups)
+    place = np.arange(PAIRS).reshape(groups, size)
+    wanted = 10 * place[:, :, None] + place[:, None, :]
+    for attended in (None, ATTENDED):
+        choices, net = FixedChoices(masked=MASKED, attended=attended), ScoringNet()
+        computed, _ = run(["mlm_cross", "gvtm_stage2"], choices, net=net, matching=matching)
+        np.testing.assert_array_equal(net.read["cross"], [(attended or MASKED).ids])
+        np.testing.assert_array_equal(computed.shown["scores"], wanted)
+        compared = [pair for texts, videos in net.pairs for pair in zip(texts, videos, strict=True)]
+        assert len(set(compared)) == len(compared) == PAIRS * (size if attended else size - 1)
+
+
+def tiny_step():
+    """(network, frames, batch) of four pairs, with random weights."""
+    visual = PVTConfig((8, 8, 8, 8), (1, 1, 1, 1), (1, 1, 1, 1), (1, 1, 1, 1))
+    bert = BertConfig(vocab_size=VOCABULARY, width=8, layers=2, heads=2, mlp_width=16, max_positions=8)
+    model, rng = SNP(SNPConfig(bert, visual, sep_id=SEP)), np.random.default_rng(0)
+    frames = rng.standard_normal((PAIRS, CLIPS, 32, 32, 3)).astype(np.float32)
+    masks = np.ones((PAIRS, CLIPS), bool), np.ones(IDS.shape, bool)
+    init = lambda: model.init(jax.random.key(0), frames, masks[0], IDS, masks[1], num_clips=CLIPS)  # noqa: E731
+    params = jax.tree.map(lambda x: rng.normal(0, 0.4, x.shape).astype(np.float32), jax.eval_shape(init))["params"]
+    batch = {"text_ids": IDS, "text_mask": masks[1], "video_mask": masks[0], "valid": np.ones(PAIRS, bool)}
+    return Network(model, params), frames, batch
+
+
+class DecidedOnTheDevice(FixedChoices):
+    """Attentive masking of which it is not known beforehand whether it takes place; here it does not."""
+
+    def attends(self):
+        return jnp.asarray(False)
+
+    def attend(self, masked, ids, maskable, importance):
+        return masked
+
+
+def test_losses_are_the_same_whether_the_two_share_a_pass_or_not():
+    """`attended` equal to the masked captions makes two passes of the same; the device's decision, one or two."""
+    net, frames, batch = tiny_step()
+    on = ("mlm_cross", "gvtm_stage1", "gvtm_stage2")
+    task = dataclasses.replace(TASK, weights={name: float(name in on) for name in TASK.weights})
+    words = np.array([[1, 2]] * PAIRS)
+
+    @jax.jit
+    def losses(frames, batch):
+        ways = [
+            FixedChoices(MASKED, MASKED, words),
+            FixedChoices(MASKED, None, words),
+            DecidedOnTheDevice(MASKED, None, words),
+        ]
+        steps = [task.forward(net, frames, batch, choices, KEYS, None).computed for choices in ways]
+        return [({name: mean(term) for name, term in step.terms.items()}, step.shown["scores"]) for step in steps]
+
+    apart, shared, decided = losses(frames, batch)
+    spread = np.ptp(apart[1])
+    assert set(apart[0]) == set(on) and spread > 1e-4
+    for terms, scores in (shared, decided):
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5), terms, apart[0])
+        np.testing.assert_allclose(scores, apart[1], rtol=0, atol=0.01 * spread)
+
+
+class MinedChoices(PretrainChoices):
+    """Drawn by the rule, but for the masks."""
+
+    def mask(self, ids, maskable):
+        return MASKED
+
+
 @pytest.mark.parametrize("rule", ["nearest", "top_k"])
 def test_mined_negatives_list_the_positive_once_or_in_the_release_twice(rule):
     matching = dataclasses.replace(MATCHING, mining=rule, negatives=2)
-    choices = PretrainChoices(
-        keys={}, mining=MiningOptions(rule, 2, 1.0), masker=lambda *_: MASKED, ratio=0.15, attentive=0.0, mask_id=MASK,
+    choices = MinedChoices(
+        keys={}, shard=Shard(), mining=MiningOptions(rule, 2, 1.0), masker=None, ratio=0.15, attentive=0.0, mask_id=MASK,
         significant=None, words_per_caption=2, order_ratio=0.15,
     )  # fmt: skip
-    choices = dataclasses.replace(choices, keys={"mask": None})
     _, net = run(["gvtm_stage2"], choices, matching=matching)
     ((texts, videos),) = net.pairs
     own = texts == videos
     assert own[:PAIRS].all() and not own[PAIRS:].any() and len(texts) == PAIRS * (1 + 2 + 2)
+    _, net = run(["mlm_cross", "gvtm_stage2"], choices, net=ScoringNet(), matching=matching)  # positives are known
+    np.testing.assert_array_equal(net.pairs[0], (texts[PAIRS:], videos[PAIRS:]))
     _, net = run(["gvtm_stage2"], choices, Compat(mined_matrix=True), matching=dataclasses.replace(matching, negatives=0))
     ((texts, videos),) = net.pairs
     columns = videos.reshape(PAIRS, PAIRS)
@@ -239,8 +334,8 @@ def test_drawn_false_captions_belong_to_other_valid_pairs():
     valid, seen = jnp.asarray([True, False, True, True]), set()
     for seed in range(20):
         choices = PretrainChoices(
-            keys={"false": jax.random.key(seed)}, mining=None, masker=None, ratio=0.15, attentive=0.0, mask_id=MASK,
-            significant=None, words_per_caption=2, order_ratio=0.15,
+            keys={"false": jax.random.key(seed)}, shard=Shard(), mining=None, masker=None, ratio=0.15, attentive=0.0,
+            mask_id=MASK, significant=None, words_per_caption=2, order_ratio=0.15,
         )  # fmt: skip
         false = choices.false_captions(jnp.asarray(IDS), jnp.asarray(IDS > 0), valid)
         rows = [int(np.flatnonzero((row == IDS).all(axis=1))[0]) for row in np.asarray(false.ids)]

@@ -45,6 +45,7 @@ MATCHING = MatchingOptions(
     reweight="none",
     local_groups=1,
     chunk=5,
+    similarity_chunk=0,
 )
 WEIGHTS = dict.fromkeys(("mlm_text", "mlm_cross", "gvtm_stage1", "gvtm_stage2", "lvwm", "itm"), 1.0) | {"fom": 0.0}
 RELEASE = Compat(**{field.name: True for field in dataclasses.fields(Compat)})

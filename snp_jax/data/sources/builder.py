@@ -6,6 +6,8 @@
     builder = tfds.builder("snp_msrvtt/9k_1ka", data_dir=D)
     builder.download_and_prepare(download_config=tfds.download.DownloadConfig(manual_dir=M))
 
+With `beam_runner` or `beam_options` in the `DownloadConfig`, Apache Beam writes the shards (`beam`).
+
 What each dataset's files look like is in the modules of the datasets (`catalog` lists them); how they are stored, in `prepare`.
 """
 
@@ -17,7 +19,7 @@ from typing import Any, ClassVar
 
 import tensorflow_datasets as tfds
 
-from snp_jax.data.sources import catalog
+from snp_jax.data.sources import beam, catalog
 from snp_jax.data.sources.planning import make_plan
 from snp_jax.data.sources.prepare import Options, build
 from snp_jax.data.sources.shards import features
@@ -48,12 +50,25 @@ class VideoTextBuilder(tfds.core.dataset_builder.FileReaderBuilder, skip_registr
         return tfds.core.DatasetInfo(builder=self, features=features())
 
     def _download_and_prepare(self, dl_manager: tfds.download.DownloadManager, download_config: Any = None) -> None:
-        del download_config
-        options = Options()
+        options = Options(beam=_beam_pipeline(download_config))
         reading = self.dataset.read(Path(dl_manager.manual_dir))
-        with tempfile.TemporaryDirectory() as scratch:
+        # Beside the data, since Beam's machines must see it.
+        with tempfile.TemporaryDirectory(dir=Path(self.data_dir).parent) as scratch:
             plan = make_plan(reading, Path(scratch), allow_missing=False, settings=options.settings, progress=lambda: None)
             build(plan, reading, self, Path(self.data_dir), options)
+
+
+def _beam_pipeline(download_config: tfds.download.DownloadConfig | None) -> beam.MakePipeline | None:
+    """What TFDS's `beam_runner` and `beam_options` ask for; None if neither is given."""
+    if download_config is None or (download_config.beam_runner is None and download_config.beam_options is None):
+        return None
+
+    def make() -> Any:
+        import apache_beam
+
+        return apache_beam.Pipeline(runner=download_config.beam_runner, options=download_config.beam_options)
+
+    return make
 
 
 def _configs(family: str) -> list[tfds.core.BuilderConfig]:

@@ -21,7 +21,7 @@ import tensorflow_datasets as tfds
 from tqdm import tqdm
 
 from snp_jax.data.decode import Limits
-from snp_jax.data.sources import reencode, shards, workers
+from snp_jax.data.sources import beam, shards, workers
 from snp_jax.data.sources.picture_sizes import sizes_content, sizes_file
 from snp_jax.data.sources.planning import Plan, make_plan
 from snp_jax.data.sources.prepared import (
@@ -31,6 +31,7 @@ from snp_jax.data.sources.prepared import (
     SplitSummary,
     prepared_fingerprint,
 )
+from snp_jax.data.sources.reencode import Encoding
 from snp_jax.data.sources.rows import Reading
 from snp_jax.errors import UserError
 
@@ -47,20 +48,22 @@ class Options:
 
     Attributes:
         jobs: worker processes.
+        beam: makes the Apache Beam pipeline that writes the shards; None: the worker processes do.
         allow_missing: go on when files or annotations are missing.
-        reencode: store short-GOP H.264 (see `reencode`) instead of the original bytes.
+        reencode: store small files that seek fast (see `reencode`); None: the original bytes.
         limits: what one file may cost; beyond that it is stored and counted as broken.
     """
 
     jobs: int = 2
+    beam: beam.MakePipeline | None = None
     allow_missing: bool = False
-    reencode: bool = False
+    reencode: Encoding | None = None
     limits: Limits = Limits()
 
     @property
     def settings(self) -> str:
         """What of this decides the result."""
-        return reencode.SETTINGS if self.reencode else ""
+        return self.reencode.settings if self.reencode else ""
 
 
 def prepare(reading: Reading, builder: tfds.core.DatasetBuilder, out: str | Path, options: Options) -> bool:
@@ -110,8 +113,11 @@ def build(plan: Plan, reading: Reading, builder: tfds.core.DatasetBuilder, direc
     missing = [task for task in everything if shards.counts_of(task.path) is None]
     done = plan.examples - sum(map(len, missing))
     silent_s = options.limits.budget_s * (_ENCODING_BUDGETS + 1 if options.reencode else 1) + _GRACE_S
-    with tqdm(total=plan.examples, initial=done, desc="storing", unit="file") as bar:
-        workers.write_shards(missing, jobs=options.jobs, silent_s=silent_s, progress=bar.update)
+    if options.beam is not None:
+        beam.write_shards(missing, plan.rows_file.parent, options.beam, silent_s)
+    else:
+        with tqdm(total=plan.examples, initial=done, desc="storing", unit="file") as bar:
+            workers.write_shards(missing, jobs=options.jobs, silent_s=silent_s, progress=bar.update)
     counts = {split: [_required(task.path) for task in split_tasks] for split, split_tasks in tasks.items()}
     _describe(plan, reading, builder, directory, counts)
     for task in everything:
@@ -144,7 +150,8 @@ def _tasks(
             rows_file=plan.rows_file,
             path=Path(template.sharded_filepath(shard_index=shard.index, num_shards=shard.count)),
             limits=options.limits,
-            encode_budget_s=options.limits.budget_s * _ENCODING_BUDGETS if options.reencode else None,
+            encoding=options.reencode,
+            encode_budget_s=options.limits.budget_s * _ENCODING_BUDGETS,
         )
         for shard in plan.shards[split]
     ]

@@ -101,6 +101,18 @@ def read_summaries(directory: str | Path) -> dict[str, SplitSummary]:
     return {split: SplitSummary(**summary) for split, summary in _read_prepared(Path(directory))["splits"].items()}
 
 
+def summary_table(summaries: dict[str, SplitSummary]) -> str:
+    """The counts as lines of text, one a split."""
+    rows = [("split", "videos", "captions", "questions", "choices", "hours", "missing", "broken", "MB")]
+    for split, summary in summaries.items():
+        counts = (summary.videos, summary.captions, summary.questions, summary.choices)
+        bad = (f"{summary.missing:,}", f"{summary.unreadable:,}")
+        hours, megabytes = f"{summary.seconds / 3600:.2f}", f"{summary.bytes / 1e6:.1f}"
+        rows.append((split, *(f"{count:,}" for count in counts), hours, *bad, megabytes))
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
+
+
 def read_notes(directory: str | Path) -> list[str]:
     """What the user was told when the dataset was prepared.
 

@@ -21,7 +21,7 @@ from array_record.python import array_record_module
 from snp_jax.data import decode
 from snp_jax.data.records import to_example
 from snp_jax.data.sources.planning import Shard, read_rows
-from snp_jax.data.sources.reencode import reencode
+from snp_jax.data.sources.reencode import Encoding, reencode
 from snp_jax.data.sources.rows import Row
 from snp_jax.errors import UserError
 
@@ -65,14 +65,16 @@ class ShardTask:
         rows_file: where they are.
         path: the file to write.
         limits: what one file may cost.
-        encode_budget_s: seconds that re-encoding a video may take; None = store the original bytes.
+        encoding: how videos are stored; None: as they are.
+        encode_budget_s: seconds that re-encoding a video may take.
     """
 
     shard: Shard
     rows_file: Path
     path: Path
     limits: decode.Limits = decode.Limits()
-    encode_budget_s: float | None = None
+    encoding: Encoding | None = None
+    encode_budget_s: float = 600.0
 
     def __len__(self) -> int:
         return len(self.shard)
@@ -188,8 +190,8 @@ def _looked_at(data: bytes, task: ShardTask) -> tuple[bytes, decode.Probe | str]
     """The bytes to store, and what a look at them showed; a file that does not decode is stored as it is."""
     try:
         seen = decode.probe(data, task.limits)
-        if task.encode_budget_s is not None and not seen.image:
-            data = reencode(data, dataclasses.replace(task.limits, budget_s=task.encode_budget_s))
+        if task.encoding is not None and not seen.image:
+            data = reencode(data, task.encoding, dataclasses.replace(task.limits, budget_s=task.encode_budget_s))
         return data, seen
     except decode.VideoError as error:
         return data, str(error)

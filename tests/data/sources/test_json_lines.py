@@ -7,6 +7,7 @@ import pytest
 
 from snp_jax.data.records import Question
 from snp_jax.data.sources import json_lines
+from snp_jax.data.sources.reencode import Encoding
 from snp_jax.errors import UserError
 
 SHARED = Path(__file__).resolve().parents[3].parent / "shared" / "data"
@@ -97,5 +98,5 @@ def test_the_samples_of_the_release(tmp_path, store, make_image):
         shutil.copy(SHARED / name, tmp_path / name.replace("univl", "univl_val"))
     make_image(tmp_path / "dog.jpg")
     (tmp_path / "msrvtt_test.jsonl").unlink()
-    stored = store("jsonl/retrieval", tmp_path, reencode=True)
+    stored = store("jsonl/retrieval", tmp_path, reencode=Encoding())
     assert stored.numbers("val") == (4, 9, 0, 0, 0, 0) and stored.summaries["val"].images == 1

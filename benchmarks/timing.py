@@ -1,0 +1,72 @@
+"""Interleaved timing with medians, and a results file that a stopped benchmark goes on from."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+
+class Results:
+    """A JSON file of sections, written whole after every sample."""
+
+    def __init__(self, file: Path, settings: Mapping[str, Any], *, resume: bool):
+        """With `resume`, samples of the same settings are kept; others are refused."""
+        self._file = file
+        self.content: dict[str, Any] = {"settings": dict(settings), "machine": machine(), "samples": {}}
+        if resume and file.exists():
+            before = json.loads(file.read_text())
+            if before["settings"] != self.content["settings"]:
+                raise SystemExit(f"{file} holds results of other settings ({before['settings']}): choose another --json")
+            self.content = before
+
+    def samples(self, section: str, name: str) -> list[float]:
+        """The seconds measured so far of one competitor; append through `add`."""
+        return self.content["samples"].setdefault(section, {}).setdefault(name, [])
+
+    def add(self, section: str, name: str, seconds: float) -> None:
+        """One more sample."""
+        self.samples(section, name).append(seconds)
+        self.write()
+
+    def medians(self, section: str) -> dict[str, float]:
+        """Median seconds of each competitor."""
+        return {name: statistics.median(values) for name, values in self.content["samples"].get(section, {}).items() if values}
+
+    def write(self) -> None:
+        """Replaces the file in one go."""
+        self._file.parent.mkdir(parents=True, exist_ok=True)
+        partial = self._file.with_name(self._file.name + ".partial")
+        partial.write_text(json.dumps(self.content, indent=1) + "\n")
+        os.replace(partial, self._file)
+
+
+def machine() -> dict[str, Any]:
+    """What the numbers were measured on."""
+    model = platform.processor()
+    if (info := Path("/proc/cpuinfo")).exists():
+        model = next((line.split(":")[1].strip() for line in info.read_text().splitlines() if "model name" in line), model)
+    return {"cpu": model, "cores": len(os.sched_getaffinity(0)), "load_at_start": os.getloadavg()[0]}
+
+
+def interleave(results: Results, section: str, competitors: Mapping[str, Callable[[], Any]], rounds: int) -> None:
+    """Times every competitor once a round, in an order that turns; rounds that the file already has are not repeated.
+
+    A competitor must have run before (compilation is not measured) and must return only when its result is there.
+    """
+    names = list(competitors)
+    for number in range(rounds):
+        turn = number % len(names)
+        for name in names[turn:] + names[:turn]:
+            if len(results.samples(section, name)) > number:
+                continue
+            start = time.perf_counter()
+            competitors[name]()
+            seconds = time.perf_counter() - start
+            results.add(section, name, seconds)
+            print(f"{section} round {number + 1}/{rounds}: {name} {seconds:.3f} s", flush=True)
