@@ -6,6 +6,7 @@ the step.
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Callable
 from typing import Any
@@ -13,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import torch
 from peer import Peer, load_weights, make_optimizer
 from problem import MAX_LEN, REAL_LENGTHS, Ours, make_params
@@ -73,27 +75,40 @@ def _our_parts(ours: Ours, params: Any, arrays: dict[str, np.ndarray], ids: np.n
     def words(params, hidden):
         return sum(jnp.square(net(params).head(f"{name}_word_logits", hidden)).sum() for name in ("text", "cross"))
 
-    tx = ours.optimizer()
-    state = jax.jit(tx.init)(jax.device_put(params))
-
-    @jax.jit
-    def update(params, state, gradients):
-        updates, state = tx.update(gradients, state, params)
-        return jax.tree.map(jnp.add, params, updates), state
-
     placed = jax.device_put(params)
 
-    def gradients_of(function, *inputs, to=(0, 1)):
-        run, inputs = jax.jit(jax.grad(function, argnums=to)), jax.device_put(inputs)
-        return lambda: jax.block_until_ready(run(placed, *inputs))
+    def gradients_of(function, names, *inputs, to=(0,)):
+        """Gradients to the parameters `names` and to the inputs `to` (1 = the first)."""
+        run = jax.jit(jax.grad(lambda some, *given: function(placed | some, *given), argnums=to))
+        given = {name: placed[name] for name in names}, *jax.device_put(inputs)
+        return lambda: jax.block_until_ready(run(*given))
 
+    heads = ("text_words", "cross_words")
     return {
-        "visual encoder": gradients_of(vision, arrays["frames"], to=0),
-        "text branch": gradients_of(texts, ids, to=0),
-        "cross branch": gradients_of(matching, arrays["captions"], arrays["videos"], to=(0, 1, 2)),
-        "masked words": gradients_of(words, arrays["hidden"][:, :room]),
-        "update": lambda: jax.block_until_ready(update(placed, state, placed)),
+        "visual encoder": gradients_of(vision, ("visual", "visual_projection", "clip_fc1", "clip_fc2"), arrays["frames"]),
+        "text branch": gradients_of(texts, ("embeddings", "encoder", "pooler"), ids),
+        "cross branch": gradients_of(
+            matching, ("encoder", "cross_pooler", "match_fc1", "match_fc2"), arrays["captions"], arrays["videos"], to=(0, 1, 2)
+        ),
+        "masked words": gradients_of(words, ("embeddings", *heads), arrays["hidden"][:, :room], to=(0, 1)),
+        "update": _our_update(ours, params, placed),
     }
+
+
+def _our_update(ours: Ours, params: Any, gradients: Any) -> Callable[[], Any]:
+    """Clipping and AdamW on a state that is given away and comes back, as in training."""
+    tx, first = ours.optimizer(), jax.tree.map(jnp.array, params)
+    held = [(first, jax.jit(tx.init)(first))]
+
+    @functools.partial(jax.jit, donate_argnums=(0, 1))
+    def update(params, state, gradients):
+        updates, state = tx.update(gradients, state, params)
+        return optax.apply_updates(params, updates), state
+
+    def run():
+        held.append(jax.block_until_ready(update(*held.pop(), gradients)))
+
+    return run
 
 
 def _their_parts(

@@ -100,4 +100,5 @@ def test_first_only_is_the_first_row_of_the_whole_output(golden, params):
 
     run = jax.jit(jax.value_and_grad(first, argnums=(0, 1)), static_argnums=2)
     one, whole = run(params["encoder"], x, True), run(params["encoder"], x, False)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-4 * np.abs(b).max()), one, whole)
+    # Absolute, too: the gradient of the keys' biases is zero but for rounding.
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-3, atol=1e-4), one, whole)
