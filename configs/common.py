@@ -19,7 +19,8 @@ def base(task: str) -> ConfigDict:
     config.batch_size = 128  # pairs a step, over all devices
 
     config.dataset = ConfigDict()
-    config.dataset.path = placeholder(str)  # output of tools/prepare.py
+    config.dataset.path = placeholder(object)  # output of tools/prepare.py, or a tuple of several that are mixed
+    config.dataset.weights = ()  # shares of a mixture's examples, in proportion; () = by the number of videos
     config.dataset.train_split = "train"
     config.dataset.max_broken_share = 0.05  # stop when more than this share of the videos cannot be decoded
 
@@ -27,11 +28,21 @@ def base(task: str) -> ConfigDict:
     config.clip.num_clips = 1  # N clips a video
     config.clip.frames_per_clip = 1  # F
     config.clip.image_size = (224, 224)  # height, width
+    config.clip.fit = "stretch"  # pictures to that size, or "pad": keep their aspect ratio, mask the rest
+    config.clip.buckets = ()  # with "pad": several (height, width) instead of image_size; the videos of a batch share one
+    config.clip.crop_size = ()  # (height, width) cut out of it for the network; () = the network sees all
+    config.clip.mask_repeats = False  # of an image only the middle clip counts; False = its N copies count
     config.clip.decode_budget_s = 30.0  # a video that takes longer counts as broken
 
     config.augment = ConfigDict()  # of training frames, on the device, alike for all frames of a video; default: none
     config.augment.zoom = 1.0  # up to this factor larger or smaller
     config.augment.shift = 0.0  # up to this share of the height and width, in any direction
+    config.augment.flip = 0.0  # probability of a mirrored video
+    config.augment.scale = 1.0  # smaller by a factor from [scale, 1], the rest padded
+    config.augment.crop_area = (1.0, 1.0)  # share of the picture that a random crop_size has
+    config.augment.crop_ratio = (1.0, 1.0)  # its width by its height
+    config.augment.rand_ops = 0  # operations of RandAugment a video
+    config.augment.rand_magnitude = 9.0  # their strength, of 30
     config.augment.light = 0.0  # contrast up to this share higher or lower; brightness alike, in quarters of the range
 
     config.reading = ConfigDict()

@@ -35,7 +35,7 @@ ONLY = {  # library -> the files that may import it
     "tests": set(),
     "configs": set(),
 }
-JAX_IN_DATA = {"snp_jax/data/augment.py", "snp_jax/data/release.py", "snp_jax/data/stream.py"}
+JAX_IN_DATA = {f"snp_jax/data/{name}.py" for name in ("augment", "rand_augment", "release", "stream")}
 JIT = {
     "snp_jax/train/step.py",
     "snp_jax/train/state.py",

@@ -14,6 +14,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from snp_jax.aot.stand_ins import with_text_files
+from snp_jax.data.pipeline import ClipSpec
 from snp_jax.errors import UserError
 from snp_jax.eval.scoring import Scorer
 from snp_jax.models.backend import lower_for
@@ -84,7 +85,10 @@ def evaluation_program(config: ConfigDict, mesh: Mesh, platform: str, name: str)
         raise UserError(f"--step {name}: the task tagging trains a visual encoder and has no evaluation")
     model, _ = _model_and_task(config)
     settings, spec = config.evaluation, inputs.clip_spec(config)
-    scorer = Scorer(model, None, num_clips=spec.num_clips, batch_size=settings.batch_size, chunk=settings.chunk)
+    scorer = Scorer(
+        model, None, num_clips=spec.num_clips, batch_size=settings.batch_size, chunk=settings.chunk,
+        changes=build.build_augment(config),
+    )  # fmt: skip
     with lower_for(platform):
         shapes = jax.eval_shape(lambda: init_params(model, jax.random.key(config.seed), spec=spec))
         params = jax.tree.map(
@@ -93,12 +97,15 @@ def evaluation_program(config: ConfigDict, mesh: Mesh, platform: str, name: str)
             sharding.state_shardings(shapes, mesh),
         )
         arrays = _evaluated(config, mesh, name)
-        head = {"pairs": ("answer" if config.task == "qa" else "match",), "videos": ()}[name]
+        head = "answer" if config.task == "qa" else "match"
+
+        def arguments(batch: dict[str, Any]) -> tuple[Any, ...]:
+            return (batch,) if name == "videos" else (*(batch[key] for key in arrays), head)
 
         def call(params: Any, batch: dict[str, Any]) -> Any:
-            return scorer.passes[name](params, *(batch[key] for key in arrays), *head)
+            return scorer.passes[name](params, *arguments(batch))
 
-        traced = scorer.passes[name].trace(params, *arrays.values(), *head)
+        traced = scorer.passes[name].trace(params, *arguments(arrays))
     return Program(name, call, traced, params, arrays, next(iter(arrays.values())).shape[0], mesh)
 
 
@@ -114,11 +121,7 @@ def _evaluated(config: ConfigDict, mesh: Mesh, name: str) -> dict[str, jax.Shape
     """What a pass of evaluation reads beside the parameters, in its order."""
     spec, length = inputs.clip_spec(config), config.text.max_len
     if name == "videos":
-        rows = config.evaluation.batch_size
-        shapes = {
-            "video": ((rows, spec.num_frames, *spec.image_size, 3), jnp.uint8),
-            "video_mask": ((rows, spec.num_frames), jnp.bool_),
-        }
+        shapes = _frames(spec, config.evaluation.batch_size)
     else:
         rows, clips = config.evaluation.chunk, spec.num_clips
         shapes = {
@@ -128,6 +131,15 @@ def _evaluated(config: ConfigDict, mesh: Mesh, name: str) -> dict[str, jax.Shape
             "clip_mask": ((rows, clips), jnp.bool_),
         }
     return _placed(shapes, mesh)
+
+
+def _frames(spec: ClipSpec, rows: int) -> dict[str, tuple[tuple[int, ...], Any]]:
+    """The frames of a batch; with buckets, of the first of them."""
+    shapes: dict[str, tuple[tuple[int, ...], Any]] = {
+        "video": ((rows, spec.num_frames, *spec.sizes[0], 3), jnp.uint8),
+        "video_mask": ((rows, spec.num_frames), jnp.bool_),
+    }
+    return shapes | {"frame_size": ((rows, 2), jnp.int32)} if spec.fit == "pad" else shapes
 
 
 def _placed(shapes: dict[str, tuple[tuple[int, ...], Any]], mesh: Mesh) -> dict[str, jax.ShapeDtypeStruct]:
@@ -140,8 +152,7 @@ def abstract_batch(config: ConfigDict, mesh: Mesh) -> dict[str, jax.ShapeDtypeSt
     pairs, spec = config.batch_size, inputs.clip_spec(config)
     text = (pairs, CHOICE_OPTIONS, config.text.max_len) if config.task == "choice" else (pairs, config.text.max_len)
     shapes: dict[str, tuple[tuple[int, ...], Any]] = {
-        "video": ((pairs, spec.num_frames, *spec.image_size, 3), jnp.uint8),
-        "video_mask": ((pairs, spec.num_frames), jnp.bool_),
+        **_frames(spec, pairs),
         "text_ids": (text, jnp.int32),
         "text_mask": (text, jnp.bool_),
         "valid": ((pairs,), jnp.bool_),

@@ -6,6 +6,7 @@ elsewhere.
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,46 +15,71 @@ from pathlib import Path
 from snp_jax.errors import UserError
 
 
-def read_captions(files: Iterable[str | Path]) -> list[str]:
-    """Captions of `.txt` files (one a line) and `.jsonl` files (objects with "captions", or strings).
+def iterate_captions(files: Iterable[str | Path]) -> Iterator[str]:
+    """Captions of files, one after the other; repeats kept, empty lines left out.
 
-    Returns: the captions in file order, repeats kept, empty lines left out.
+    `.txt`: one a line. `.jsonl`: objects with "captions" or "caption", or strings. `.csv`: the column "caption", else "name"
+    (WebVid). `.tsv` without a header: the first column (CC3M).
 
     Raises:
       UserError: a file that cannot be read, a line that is not JSON or holds no captions (which file, which
       line).
     """
-    captions: list[str] = []
+    readers = {".txt": _text_captions, ".jsonl": _json_captions, ".csv": _csv_captions, ".tsv": _tsv_captions}
     for path in map(Path, files):
-        if path.suffix == ".jsonl":
-            for where, entry in _json_lines(path):
-                captions += _captions_of(entry, where)
-        elif path.suffix == ".txt":
-            captions += [line for _, line in _lines(path)]
-        else:
-            raise UserError(f"{path}: captions are read from .txt and .jsonl files; rename or convert this one")
-    return captions
+        if path.suffix not in readers:
+            raise UserError(f"{path}: captions are read from {', '.join(readers)} files; rename or convert this one")
+        yield from readers[path.suffix](path)
+
+
+def read_captions(files: Iterable[str | Path]) -> list[str]:
+    """`iterate_captions` as a list."""
+    return list(iterate_captions(files))
+
+
+def _text_captions(path: Path) -> Iterator[str]:
+    return (line for _, line in _lines(path))
+
+
+def _json_captions(path: Path) -> Iterator[str]:
+    for where, entry in _json_lines(path):
+        yield from _captions_of(entry, where)
+
+
+def _csv_captions(path: Path) -> Iterator[str]:
+    rows = csv.DictReader(line for _, line in _lines(path, strip=False))
+    column = next((name for name in ("caption", "name") if name in (rows.fieldnames or ())), None)
+    if column is None:
+        raise UserError(f'{path}: has no column "caption" or "name"; name the column of the captions so')
+    return (row[column] for row in rows if row[column])
+
+
+def _tsv_captions(path: Path) -> Iterator[str]:
+    return (line.partition("\t")[0] for _, line in _lines(path))  # quotes are part of the captions
 
 
 def read_training_texts(folder: str | Path, *, captions_only: bool = False) -> list[str]:
-    """Texts of a folder dataset's train.jsonl: captions, then questions and options unless `captions_only`.
+    """`iterate_training_texts` as a list."""
+    return list(iterate_training_texts(folder, captions_only=captions_only))
+
+
+def iterate_training_texts(folder: str | Path, *, captions_only: bool = False) -> Iterator[str]:
+    """Texts of a folder dataset's train.jsonl: of each line captions, then questions and options unless `captions_only`.
 
     Raises:
       UserError: no train.jsonl, or a malformed line.
     """
     path = Path(folder) / "train.jsonl"
-    texts: list[str] = []
     for where, entry in _json_lines(path):
         if not isinstance(entry, dict):
             raise UserError(f"{where}: expected a JSON object that describes a video, found {str(entry)[:40]!r}")
-        texts += _strings(entry.get("captions", []), "captions", where)
+        yield from _strings(entry.get("captions", []), "captions", where)
         if not captions_only:
             questions = entry.get("questions", [])
             if not isinstance(questions, list) or not all(isinstance(q, dict) for q in questions):
                 raise UserError(f'{where}: "questions" must be a list of objects with "question" and "answer"')
-            texts += _strings([q.get("question", "") for q in questions], "questions", where)
-            texts += _strings(entry.get("options", []), "options", where)
-    return texts
+            yield from _strings([q.get("question", "") for q in questions], "questions", where)
+            yield from _strings(entry.get("options", []), "options", where)
 
 
 def write_atomically(path: str | Path, content: bytes) -> None:
@@ -94,12 +120,13 @@ def _json_lines(path: Path) -> Iterator[tuple[str, object]]:
             raise UserError(f"{where}: not valid JSON ({error.msg} at column {error.colno}); mend this line") from error
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
+def _lines(path: Path, *, strip: bool = True) -> Iterator[tuple[int, str]]:
+    """Lines that are not blank with their numbers; `strip=False` leaves them as they are, a byte order mark apart."""
     try:
-        with path.open(encoding="utf-8", newline="\n") as file:
+        with path.open(encoding="utf-8" if strip else "utf-8-sig", newline="\n") as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
-                    yield number, line.strip()
+                    yield number, line.strip() if strip else line
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); check the path") from error
     except UnicodeDecodeError as error:

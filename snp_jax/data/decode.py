@@ -31,7 +31,7 @@ from snp_jax.data.container import (
     video_stream,
 )
 
-__all__ = ["KINDS", "FrameChoice", "Limits", "Probe", "VideoError", "decode_clip", "frames", "plan_runs", "probe"]
+__all__ = ["KINDS", "FrameChoice", "Limits", "Probe", "VideoError", "decode_clip", "fit_inside", "frames", "plan_runs", "probe"]
 
 # Decoders in which a picture marked "no reference" is needed by no other. HEVC is absent on purpose: there,
 # such a picture may serve a higher temporal layer.
@@ -46,6 +46,7 @@ def decode_clip(
     choose: FrameChoice,
     image_size: tuple[int, int],
     *,
+    keep_aspect: bool = False,
     start: float | None = None,
     end: float | None = None,
     limits: Limits | None = None,
@@ -57,24 +58,34 @@ def decode_clip(
         choose: number of frames n > 0 -> indices `[T]` into them, in any order, repeats allowed. Called
             again, with another n, if the container promised more frames than there are.
         image_size: (H, W) of the result; the picture is stretched to it after its rotation was applied.
+        keep_aspect: it is made as large as fits into (H, W) instead (`fit_inside`, by the size of the first frame).
         start, end: seconds from the first frame; only frames on screen in this span are counted and chosen.
         limits: see `Limits`.
 
     Returns:
-        uint8 RGB `[T, H, W, 3]`.
+        uint8 RGB `[T, H, W, 3]`; with `keep_aspect` one of the sides may be shorter.
 
     Raises:
         VideoError: the file is no usable video. Damage in the part that had to be decoded counts; a file
             whose tail is missing is used as far as it goes.
     """
     limits = limits or Limits()
+    take = _Converter(image_size, keep_aspect, limits)
     with open_container(data, limits) as container:
-        return _decode_chosen(container, video_stream(container, limits), choose, image_size, (start, end), limits)
+        return _decode_chosen(container, video_stream(container, limits), choose, take, (start, end), limits)
+
+
+def fit_inside(size: tuple[int, int], box: tuple[int, int]) -> tuple[int, int]:
+    """The largest (height, width) of the same aspect ratio inside a box; rounded down, as the release does, at least 1."""
+    (height, width), (most_rows, most_columns) = size, box
+    if height * most_columns >= width * most_rows:
+        return most_rows, max(width * most_rows // height, 1)
+    return max(height * most_columns // width, 1), most_columns
 
 
 @dataclasses.dataclass(frozen=True)
 class Probe:
-    """What `probe` saw. `seconds` is what the container states; 0 for an image."""
+    """What `probe` saw. `seconds` is what the container states, 0 for an image; `width`, `height` are the upright picture's."""
 
     frames: int
     seconds: float
@@ -97,11 +108,12 @@ def probe(data: bytes, limits: Limits | None = None) -> Probe:
         seen = count
         return np.array([0, count // 2, count - 1])
 
+    take = _Converter((16, 16), False, limits)
     with open_container(data, limits) as container:
         stream = video_stream(container, limits)
-        _decode_chosen(container, stream, choose, (16, 16), (None, None), limits)
-        context = stream.codec_context
-        return Probe(seen, stated_seconds(container, stream), context.width, context.height, is_image(container))
+        _decode_chosen(container, stream, choose, take, (None, None), limits)
+        height, width = take.upright
+        return Probe(seen, stated_seconds(container, stream), width, height, is_image(container))
 
 
 def frames(data: bytes, limits: Limits | None = None) -> Iterator[tuple[float, av.VideoFrame]]:
@@ -141,14 +153,13 @@ def _decode_chosen(
     container: av.container.InputContainer,
     stream: av.VideoStream,
     choose: FrameChoice,
-    image_size: tuple[int, int],
+    take: _Converter,
     span: tuple[float | None, float | None],
     limits: Limits,
 ) -> np.ndarray:
     """See `decode_clip`."""
     deadline = Deadline(limits.budget_s)
     packets = demux(container, stream, limits, deadline)
-    take = _Converter(image_size, limits)
     pts = [packet.pts for packet in packets]
     shown = _display_order(packets, pts)
     if shown is not None:
@@ -164,8 +175,10 @@ def _decode_chosen(
 class _Converter:
     """Scales frames to the result's size; keeps them by time stamp (or by number, see `_decode_counted`)."""
 
-    def __init__(self, image_size: tuple[int, int], limits: Limits):
-        self._height, self._width = image_size
+    def __init__(self, image_size: tuple[int, int], keep_aspect: bool, limits: Limits):
+        self._size = image_size
+        self._keep_aspect = keep_aspect
+        self.upright = (0, 0)  # (height, width) of the pictures, before scaling
         self._limits = limits
         self._scaler, self._packer = _reformatters()
         self.images: dict[int, np.ndarray] = {}
@@ -173,7 +186,10 @@ class _Converter:
     def keep(self, frame: av.VideoFrame, key: int) -> None:
         self._limits.check_size(frame.width, frame.height)
         quarter_turns = round(frame.rotation / 90) % 4  # FFmpeg stores rotation, it does not apply it
-        height, width = (self._width, self._height) if quarter_turns % 2 else (self._height, self._width)
+        if self.upright == (0, 0):
+            self.upright = (frame.width, frame.height) if quarter_turns % 2 else (frame.height, frame.width)
+            self._size = fit_inside(self.upright, self._size) if self._keep_aspect else self._size
+        height, width = self._size[::-1] if quarter_turns % 2 else self._size
         if (frame.width, frame.height) != (width, height):
             # To four bytes a pixel first: FFmpeg has vector code for that, not for three, and drops the fourth at once.
             frame = self._scaler.reformat(

@@ -30,12 +30,14 @@ class BrokenVideos:
     one again.
     """
 
-    def __init__(self, dataset: str, dataset_size: int, *, max_share: float = 0.05):
-        """`dataset` names it in messages; `dataset_size` counts this host's videos."""
+    def __init__(self, dataset: str, dataset_size: int | Mapping[str, int], *, max_share: float = 0.05):
+        """`dataset` names it in messages; `dataset_size` counts this host's videos, of a mixture by the name that the ids
+        begin with (`Mixture.sizes`).
+        """
         self._dataset = dataset
-        self._size = dataset_size
+        self._sizes = {"": dataset_size} if isinstance(dataset_size, int) else dict(dataset_size)
         self._max_share = max_share
-        self._examples = 0
+        self._examples = dict.fromkeys(self._sizes, 0)
         self._failures: dict[str, str] = {}
 
     def update(self, batch: Mapping[str, np.ndarray]) -> None:
@@ -47,11 +49,11 @@ class BrokenVideos:
         """
         for video_id, failure in zip(batch["video_id"].tolist(), batch["failure"].tolist(), strict=True):
             if video_id:
-                self._examples += 1
+                self._examples["" if "" in self._sizes else video_id.partition(":")[0]] += 1
                 if failure:
                     self._failures[video_id] = failure
-        seen = min(self._examples, self._size)
-        if seen >= min(self._size, _ENOUGH) and len(self._failures) > self._max_share * seen:
+        seen = sum(min(examples, self._sizes[name]) for name, examples in self._examples.items())
+        if seen >= min(sum(self._sizes.values()), _ENOUGH) and len(self._failures) > self._max_share * seen:
             raise UserError(
                 f"{self._dataset}: {len(self._failures)} of the first {seen} videos cannot be decoded, more "
                 f"than the {self._max_share:.0%} that max_broken_share allows ({self._named()}); "

@@ -52,6 +52,10 @@ class Annotation:
     option_answer: int | None = None
     fits: tuple[frozenset[str], ...] = ()
 
+    def renamed(self, video_id: str) -> Annotation:
+        """The same under another id."""
+        return dataclasses.replace(self, video_id=video_id)
+
 
 @dataclasses.dataclass(frozen=True)
 class VideoLine:

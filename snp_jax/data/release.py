@@ -12,12 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 
 
-def fit_longer_side(size: tuple[int, int], limit: int) -> tuple[int, int]:
-    """(height, width) scaled so that the longer side has `limit` pixels; rounded down, as the release does."""
-    longer = max(size)
-    return tuple(side * limit // longer for side in size)
-
-
 def resize(frames: jax.Array, size: tuple[int, int], *, antialias: bool = False) -> jax.Array:
     """Bilinear resizing of `[..., H, W, C]` to (height, width), float32.
 

@@ -83,8 +83,3 @@ def random_offsets(rng: np.random.Generator, num_clips: int) -> tuple[float, ...
 def middle_frames(num_clips: int, frames_per_clip: int = 1) -> SegmentSampling:
     """The middle of every segment."""
     return SegmentSampling(middle_offsets(num_clips), frames_per_clip)
-
-
-def random_frames(rng: np.random.Generator, num_clips: int, frames_per_clip: int = 1) -> SegmentSampling:
-    """A random position in every segment, drawn with `rng`."""
-    return SegmentSampling(random_offsets(rng, num_clips), frames_per_clip)

@@ -27,7 +27,10 @@ _FORMAT = "snp_jax.words/1"
 
 @dataclass(frozen=True)
 class WordCounts:
-    """How often a word was tagged as each part of speech. `num` is counted but makes no word significant."""
+    """How often a word was tagged as each part of speech. `num` is counted but makes no word significant.
+
+    `other` counts towards the total without a known part of speech (tables of the authors' release leave small shares out).
+    """
 
     TAGS: ClassVar[tuple[str, ...]] = ("VERB", "NOUN", "ADJ", "NUM")
 
@@ -36,10 +39,11 @@ class WordCounts:
     adj: int
     num: int
     lemma: str
+    other: int = 0
 
     @property
     def total(self) -> int:
-        return self.verb + self.noun + self.adj
+        return self.verb + self.noun + self.adj + self.other
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ class MinedWords:
 class RankedWords:
     """The mined words that are whole entries of a vocabulary, most frequent first. W words.
 
-    Attributes: words (W strings), ids int32 [W], totals int64 [W] (verb + noun + adj), ranks int32 [W] (0 =
+    Attributes: words (W strings), ids int32 [W], totals int64 [W] (verb + noun + adj + other), ranks int32 [W] (0 =
     most frequent; equal totals share the better rank), shares float32 [W, 3] (verb, noun, adj; sums to 1, or
     0 where the total is 0).
     """
@@ -139,9 +143,9 @@ def rank_words(mined: MinedWords, tokenizer: Tokenizer) -> RankedWords:
         token_id = tokenizer.word_id(word)
         if token_id is None or len(word) < 2 or word in mined.abandon:
             continue
-        counts[token_id] = counts.get(token_id, 0) + np.array([entry.verb, entry.noun, entry.adj], np.int64)
+        counts[token_id] = counts.get(token_id, 0) + np.array([entry.verb, entry.noun, entry.adj, entry.other], np.int64)
     ids = sorted(counts, key=lambda token_id: (-counts[token_id].sum(), token_id))
-    table = np.array([counts[token_id] for token_id in ids], np.int64).reshape(len(ids), 3)
+    table = np.array([counts[token_id] for token_id in ids], np.int64).reshape(len(ids), 4)
     totals = table.sum(axis=1)
     # Totals descend, so the first position of an equal total is the number of words with a larger one.
     ranks = np.searchsorted(-totals, -totals, side="left")
@@ -169,18 +173,24 @@ def build_word_tables(mined: MinedWords, tokenizer: Tokenizer, top_k: int = DEFA
             "none of the mined words is a whole entry of the tokeniser's vocabulary; mine words from the "
             "training captions, or train a tokeniser with a larger --vocab-size"
         )
-    groups: dict[str, list[int]] = {}
+    groups = []
+    for words in lemma_lists(mined).values():
+        ids = [tokenizer.word_id(word) for word in words]
+        groups.append(list(dict.fromkeys(token_id for token_id in ids if token_id is not None)))
+    return _tables(tokenizer.vocab_size, chosen, groups)
+
+
+def lemma_lists(mined: MinedWords) -> dict[str, list[str]]:
+    """Lemma -> the mined words that have it, most frequent first."""
+    lists: dict[str, list[str]] = {}
     for word, entry in mined.words.items():
-        token_id = tokenizer.word_id(word)
-        group = groups.setdefault(entry.lemma, [])
-        if token_id is not None and token_id not in group:
-            group.append(token_id)
-    return _tables(tokenizer.vocab_size, chosen, list(groups.values()))
+        lists.setdefault(entry.lemma, []).append(word)
+    return lists
 
 
 def _cleaned_shares(table: np.ndarray) -> np.ndarray:
-    """[W, 3] counts -> float32 [W, 3] shares; those below MIN_SHARE are zeroed, the rest sums to 1."""
-    shares = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
+    """[W, 4] counts (verb, noun, adj, other) -> float32 [W, 3]: those below MIN_SHARE are zeroed, the rest sums to 1."""
+    shares = table[:, :3] / np.maximum(table.sum(axis=1, keepdims=True), 1)
     shares = np.where(shares < MIN_SHARE, 0.0, shares)
     return (shares / np.maximum(shares.sum(axis=1, keepdims=True), 1e-12)).astype(np.float32)
 

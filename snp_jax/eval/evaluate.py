@@ -53,23 +53,24 @@ def evaluate(run: TrainedRun, config) -> Evaluation:
             f"{run.workdir}: tagging trains a visual encoder, there is nothing to evaluate it by; start a run from it "
             f"(--config.train.init_from={run.workdir}) and evaluate that"
         )
-    source = pipeline.open_source(build.required(config, "dataset", "path"), config.evaluation.split)
+    source = pipeline.open_source(inputs.evaluated_dataset(config), config.evaluation.split)
     annotations = pipeline.read_annotations(source)
     settings, max_len = config.evaluation, run.config.text.max_len
     scorer = Scorer(
-        run.model, run.params, num_clips=run.config.clip.num_clips, batch_size=settings.batch_size, chunk=settings.chunk
-    )
+        run.model, run.params, num_clips=run.config.clip.num_clips, batch_size=settings.batch_size, chunk=settings.chunk,
+        changes=build.build_augment(run.config),
+    )  # fmt: skip
     batches = pipeline.eval_batches(
         source, spec=inputs.clip_spec(run.config), batch_size=settings.batch_size, reading=inputs.reading(config)
     )
-    broken = BrokenVideos(config.dataset.path, len(source), max_share=config.dataset.max_broken_share)
+    broken = BrokenVideos(source.directory, len(source), max_share=config.dataset.max_broken_share)
     try:
         videos = scorer.videos(_watched(batches, broken), len(source))
     finally:
         batches.close()
     outcome = None
     if task == "qa":
-        train = pipeline.open_source(config.dataset.path, config.dataset.train_split)
+        train = pipeline.open_source(source.directory, config.dataset.train_split)
         labels = np.array([run.answers.get(q.answer, -1) for a in pipeline.read_annotations(train) for q in a.questions])
         numbers = protocols.question_answering(scorer, videos, annotations, run.tokenizer, run.answers, labels, max_len=max_len)
     elif task == "choice":

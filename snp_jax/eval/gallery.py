@@ -12,6 +12,7 @@ from snp_jax.eval.evaluate import Evaluation
 from snp_jax.eval.metrics import ranks
 from snp_jax.eval.report import HeatMap, Query, Retrieved
 from snp_jax.eval.scoring import Scorer, encode_all
+from snp_jax.train import build
 from snp_jax.train.restore import TrainedRun
 
 FRAME_SIZE = (96, 96)
@@ -57,7 +58,8 @@ def heat_maps(run: TrainedRun, evaluation: Evaluation, frames: Frames, words_fil
     """
     outcome, videos = evaluation.retrieval, evaluation.videos
     significant = build_word_tables(load_words(words_file), run.tokenizer, top_k=run.config.text.top_k).significant
-    scorer = Scorer(run.model, run.params, num_clips=run.config.clip.num_clips, batch_size=count, chunk=count)
+    changes = build.build_augment(run.config)
+    scorer = Scorer(run.model, run.params, num_clips=run.config.clip.num_clips, batch_size=count, chunk=count, changes=changes)
     rows = np.linspace(0, len(outcome.queries.texts) - 1, count + 2).round().astype(int)[1:-1]
     texts = [outcome.queries.texts[row] for row in rows]
     ids, mask = encode_all(texts, run.tokenizer, run.config.text.max_len)

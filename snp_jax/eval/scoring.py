@@ -19,6 +19,9 @@ from snp_jax.data.text import Tokenizer
 from snp_jax.models.network import Network
 from snp_jax.models.snp import SNP
 
+DEVICE_KEYS = ("video", "video_mask", "frame_size")
+"""Parts of a batch that the visual branch reads."""
+
 
 @dataclasses.dataclass(frozen=True)
 class EncodedVideos:
@@ -56,20 +59,25 @@ class Scorer:
         num_clips: N.
         batch_size: videos or texts a pass.
         chunk: pairs a cross-branch pass.
+        changes: what is done to frames on the device; only what is not random (crop, padding mask).
 
     Attributes:
         passes: the compiled functions by name, "videos", "texts" and "pairs", for compilation ahead of time.
     """
 
-    def __init__(self, model: SNP, params: Any, *, num_clips: int, batch_size: int, chunk: int):
+    def __init__(
+        self, model: SNP, params: Any, *, num_clips: int, batch_size: int, chunk: int, changes: augment.AugmentOptions
+    ):
         self._params = params
         self._batch_size = batch_size
         self._chunk = chunk
 
         @jax.jit
-        def encode_video(params, video, video_mask):
-            net = Network(model, params)
-            return net.clips(augment.normalise(video, model.dtype), video_mask, num_clips=num_clips)
+        def encode_video(params, batch):
+            batch = augment.evaluation_batch(batch, changes)
+            frames = augment.network_frames(batch, model.dtype)
+            mask = batch.get("pixel_mask")
+            return Network(model, params).clips(frames, batch["video_mask"], num_clips=num_clips, pixel_mask=mask)
 
         @jax.jit
         def encode_text(params, ids, mask):
@@ -86,11 +94,13 @@ class Scorer:
 
     def videos(self, batches: Iterable[Mapping[str, np.ndarray]], total: int) -> EncodedVideos:
         """Encodes the batches of `pipeline.eval_batches` without their padding rows; `total` sizes the progress bar."""
-        parts, names, failures = [], [], {}
+        parts, names, rows, failures = [], [], [], {}
         with tqdm(total=total, desc="videos", unit="video", dynamic_ncols=True) as bar:
             for batch in batches:
-                clips = jax.device_get(self._encode_video(self._params, batch["video"], batch["video_mask"]))
+                arrays = {name: batch[name] for name in DEVICE_KEYS if name in batch}
+                clips = jax.device_get(self._encode_video(self._params, arrays))
                 real = batch["index"] >= 0
+                rows.append(batch["index"][real])
                 parts.append([x[real] for x in (*clips, batch["valid"])])
                 names += [str(name) for name in batch["video_id"][real]]
                 failures |= {
@@ -99,8 +109,9 @@ class Scorer:
                     if reason
                 }
                 bar.update(int(real.sum()))
-        tokens, features, mask, valid = (np.concatenate(arrays) for arrays in zip(*parts, strict=True))
-        return EncodedVideos(tuple(names), tokens.astype(np.float32), features, mask, valid, failures)
+        order = np.argsort(np.concatenate(rows))  # batches may come bucket by bucket
+        tokens, features, mask, valid = (np.concatenate(arrays)[order] for arrays in zip(*parts, strict=True))
+        return EncodedVideos(tuple(names[row] for row in order), tokens.astype(np.float32), features, mask, valid, failures)
 
     def texts(self, texts: list[str], tokenizer: Tokenizer, max_len: int) -> EncodedTexts:
         """Tokenises and encodes texts; one longer than `max_len` keeps its first tokens."""

@@ -60,12 +60,13 @@ def contrast(
         chunk: pairs at a time, 0 = all.
     """
 
-    def losses(texts: jax.Array, clips: jax.Array, own: jax.Array) -> jax.Array:
-        rows = similarity(texts, everyone.clips)  # [c, B, N]
-        columns = similarity(everyone.texts, matching.anchor_clips(clips, anchor, axis=1))  # [B, c, 1 or N]
+    def losses(texts: jax.Array, clips: jax.Array, mask: jax.Array, own: jax.Array) -> jax.Array:
+        clips, mask = (matching.anchor_clips(x, anchor, axis=1) for x in (clips, mask))
+        rows = matching.real_clips(similarity(texts, everyone.clips), everyone.mask)  # [c, B, N]
+        columns = matching.real_clips(similarity(everyone.texts, clips), mask)  # [B, c, 1 or N]
         return matching.pair_losses(rows, columns, own, valid, anchor=anchor)
 
-    return in_chunks(losses, chunk, here.texts, here.clips, own)
+    return in_chunks(losses, chunk, here.texts, here.clips, here.mask, own)
 
 
 def pooled_rows(similarity: Similarity, texts: jax.Array, everyone: Sides, *, chunk: int) -> jax.Array:

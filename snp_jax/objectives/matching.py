@@ -38,9 +38,14 @@ def word_clip_similarity(words: jax.Array, clips: jax.Array) -> jax.Array:
     return jax.nn.logsumexp(scores, axis=1)
 
 
+def real_clips(scores: jax.Array, clip_mask: jax.Array) -> jax.Array:
+    """Scores `[T, V, N]` in which clips that are padding (`clip_mask` `[V, N]` False) take no part."""
+    return jnp.where(clip_mask[None], scores, EXCLUDED)
+
+
 def pool_clips(scores: jax.Array, clip_mask: jax.Array) -> jax.Array:
     """Video-level score: log-sum-exp over real clips, `[T, V, N]` and `[V, N]` -> `[T, V]`."""
-    return jax.nn.logsumexp(jnp.where(clip_mask[None], scores, EXCLUDED), axis=-1)
+    return jax.nn.logsumexp(real_clips(scores, clip_mask), axis=-1)
 
 
 def mil_nce(

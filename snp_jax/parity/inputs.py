@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from snp_jax.data import augment, release, sampling
+from snp_jax.data.decode import fit_inside
 from snp_jax.objectives import masking
 from snp_jax.parity.compare import Account
 from snp_jax.parity.golden import Golden
@@ -31,7 +32,7 @@ def resize_case(golden: Golden, account: Account) -> None:
     """Longer side to a limit, then ImageNet's statistics."""
     for number, (_, _, limit) in enumerate(golden.config["cases"]):
         frames = channels_last(golden[f"in/frames_{number}"])
-        size = release.fit_longer_side(frames.shape[1:3], limit)
+        size = fit_inside(frames.shape[1:3], (limit, limit))
         account.exact(f"out/size_{number}", size)
         plain = release.resize(frames, size)
         account.output(f"out/resized_no_antialias_{number}", channels_first(plain))

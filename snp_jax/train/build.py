@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from snp_jax.data.augment import AugmentOptions
+from snp_jax.data.rand_augment import TOP
 from snp_jax.data.text import Tokenizer
 from snp_jax.data.words import build_word_tables, load_words, rank_words
 from snp_jax.errors import UserError
@@ -237,8 +238,32 @@ def build_optim(config: ConfigDict) -> OptimOptions:
 
 
 def build_augment(config: ConfigDict) -> AugmentOptions:
-    """`config.augment`."""
-    settings = AugmentOptions(**config.augment.to_dict())
+    """`config.augment`, with the crop of `config.clip` and the mask of `config.compat`."""
+    given = {name: tuple(value) if isinstance(value, list) else value for name, value in config.augment.to_dict().items()}
+    crop_size = tuple(config.clip.crop_size)
+    settings = AugmentOptions(**given, crop_size=crop_size, corner_mask=Compat(**config.compat.to_dict()).corner_mask)
     if settings.zoom < 1.0 or min(settings.shift, settings.light) < 0.0:
         raise UserError(f"config.augment: zoom must be at least 1, shift and light at least 0; found {settings}")
+    if not (0.0 < settings.scale <= 1.0 and 0.0 <= settings.flip <= 1.0 and 0.0 <= settings.rand_magnitude <= TOP):
+        raise UserError(
+            f"config.augment: scale must be in (0, 1], flip in [0, 1] and rand_magnitude in [0, {TOP:g}]; found {settings}"
+        )
+    (least, most), (narrow, wide) = settings.crop_area, settings.crop_ratio
+    if not (0.0 < least <= most <= 1.0 and 0.0 < narrow <= wide):
+        raise UserError(f"config.augment: crop_area must be two shares, crop_ratio two ratios, ascending; found {settings}")
+    _check_padding(config, settings)
     return settings
+
+
+def _check_padding(config: ConfigDict, settings: AugmentOptions) -> None:
+    """What needs a crop, and what must not meet padding."""
+    crops = settings.crop_area != (1.0, 1.0) or settings.crop_ratio != (1.0, 1.0)
+    if crops and not settings.crop_size:
+        raise UserError("config.augment.crop_area and crop_ratio are for crops: set config.clip.crop_size=(height, width)")
+    if settings.scale != 1.0 and settings.crop_size:
+        raise UserError("config.augment.scale pads pictures, config.clip.crop_size cuts them: use crop_area instead of scale")
+    padded = (config.clip.fit == "pad" or settings.scale != 1.0) and not settings.crop_size
+    if padded and (settings.zoom != 1.0 or settings.shift or settings.rand_ops):
+        raise UserError(
+            "config.augment.zoom, shift and rand_ops change whole frames, not padded ones: set config.clip.crop_size"
+        )

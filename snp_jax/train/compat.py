@@ -25,6 +25,7 @@ class Compat:
         first_letter: MSSM's random word is its first letter where no other word shares its lemma (4).
         uncounted_words: rank top_k is in too, and with fewer counted words than that every token is significant (5).
         separate_lvwm_pass: LVWM reads the caption, restored from the masked one, in a text pass of its own (7).
+        corner_mask: only what lies below AND to the right of a picture counts as padding (10).
         order_over_batch: FOM takes N consecutive pairs of the batch for the clips of one video (12).
         nan_when_empty: MLM and FOM are NaN in a batch without targets (12, 13).
         raw_itm_negatives: the wrong captions of ITM are not masked (14).
@@ -41,6 +42,7 @@ class Compat:
     first_letter: bool = False
     uncounted_words: bool = False
     separate_lvwm_pass: bool = False
+    corner_mask: bool = False
     order_over_batch: bool = False
     nan_when_empty: bool = False
     raw_itm_negatives: bool = False

@@ -18,7 +18,7 @@ import jax.numpy as jnp
 from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
-from snp_jax.data.augment import AugmentOptions, augment
+from snp_jax.data.augment import AugmentOptions, training_batch
 from snp_jax.models.network import Network
 from snp_jax.models.shard import Shard, row_keys
 from snp_jax.models.snp import SNP
@@ -73,8 +73,7 @@ class Program:
         shard = dataclasses.replace(self.shard, parts=self.accumulate, part=part)
         rows = {name: self._take(x, part) for name, x in batch.items()}
         keys = row_keys(jax.random.fold_in(key, 1), shard.rows(rows["video"].shape[0]))
-        change = functools.partial(augment, options=self.changes)
-        rows["video"] = each_row(change, keys, rows["video"])
+        rows = each_row(functools.partial(training_batch, options=self.changes), keys, rows)
         held = {part: jax.lax.stop_gradient(tree) if part in self.freeze else tree for part, tree in params.items()}
         net = Network(self.model, held, self.spread, shard)
         return self.task.compute(net, rows, key, train=True, memory=memory)

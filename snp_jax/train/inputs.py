@@ -12,6 +12,7 @@ import numpy as np
 from ml_collections import ConfigDict
 
 from snp_jax.data import pipeline
+from snp_jax.data.mixture import Mixture, open_mixture
 from snp_jax.data.sources.prepared import VideoSource, read_answers
 from snp_jax.data.tasks import CaptionText, ChoiceText, QuestionText, TwoWindowsText, build_answer_vocabulary
 from snp_jax.data.text import Tokenizer, load_tokenizer
@@ -35,10 +36,39 @@ def clip_spec(config: ConfigDict) -> pipeline.ClipSpec:
             f"config.compat.exclusive_segments takes one frame a clip, as the release does: "
             f"config.clip.frames_per_clip={clip.frames_per_clip} must be 1"
         )
-    return pipeline.ClipSpec(
-        num_clips=clip.num_clips, frames_per_clip=clip.frames_per_clip, image_size=tuple(clip.image_size),
-        decode_budget_s=clip.decode_budget_s, exclusive_segments=exclusive,
-    )  # fmt: skip
+    sizes = {
+        "image_size": tuple(clip.image_size),
+        "crop_size": tuple(clip.crop_size),
+        "buckets": tuple(map(tuple, clip.buckets)),
+    }
+    try:
+        return pipeline.ClipSpec(**clip.to_dict() | sizes, exclusive_segments=exclusive)
+    except ValueError as error:
+        raise UserError(f"config.clip: {error}") from None
+
+
+def dataset_paths(config: ConfigDict) -> tuple[str, ...]:
+    """The datasets of `config.dataset.path`, one or several."""
+    given = required(config, "dataset", "path")
+    paths = (given,) if isinstance(given, str) else tuple(given)
+    if len(paths) > 1 and config.task not in ("pretrain", "retrieval"):
+        raise UserError(
+            f"config.dataset.path names {len(paths)} datasets: only pretrain and retrieval mix them, not {config.task}"
+        )
+    return paths
+
+
+def training_videos(config: ConfigDict) -> Mixture:
+    """The training split of `config.dataset`."""
+    return open_mixture(dataset_paths(config), config.dataset.train_split, tuple(config.dataset.weights))
+
+
+def evaluated_dataset(config: ConfigDict) -> str:
+    """The one dataset that an evaluation reads."""
+    paths = dataset_paths(config)
+    if len(paths) > 1:
+        raise UserError("config.dataset.path names several datasets: evaluate on one, --config.dataset.path=<path>")
+    return paths[0]
 
 
 def reading(config: ConfigDict) -> pipeline.Reading:
@@ -108,10 +138,10 @@ def saved_answers(workdir: Path) -> dict[str, int]:
     return json.loads(file.read_text())
 
 
-def text_of_task(config: ConfigDict, tokenizer: Tokenizer, workdir: Path, source: VideoSource) -> Any:
+def text_of_task(config: ConfigDict, tokenizer: Tokenizer, workdir: Path, videos: Mixture) -> Any:
     """The callable that turns an annotation into the text part of a training example."""
     if config.task == "qa":
-        answers = adopt_answers(config, workdir, source)
+        answers = adopt_answers(config, workdir, videos.sources[0])
         return QuestionText(tokenizer, config.text.max_len, answers)
     if config.task == "choice":
         return ChoiceText(tokenizer, config.text.max_len)

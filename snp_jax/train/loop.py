@@ -55,19 +55,19 @@ def run(config: ConfigDict, workdir: Path, profile: ProfileSteps | None = None) 
         _check_same_run(config, workdir)
 
     # ---------------------------------------------------------------- data
-    source = pipeline.open_source(build.required(config, "dataset", "path"), config.dataset.train_split)
+    videos = inputs.training_videos(config)
     with processes.first_before_others("side files"):
         if not resuming and processes.is_first():
             inputs.forget(workdir)
         tokenizer = inputs.adopt_tokenizer(config, workdir)
-        text = inputs.text_of_task(config, tokenizer, workdir, source)
+        text = inputs.text_of_task(config, tokenizer, workdir, videos)
     batches = pipeline.train_batches(
-        source, spec=inputs.clip_spec(config), text=text, batch_size=config.batch_size, seed=config.seed,
+        videos, spec=inputs.clip_spec(config), text=text, batch_size=config.batch_size, seed=config.seed,
         reading=inputs.reading(config), rows=sharding.process_rows(config.batch_size, mesh),
     )  # fmt: skip
     # A process sees other videos every epoch, and in the end all of them.
-    epoch = pipeline.steps_per_epoch(source, config.batch_size)
-    broken = BrokenVideos(config.dataset.path, len(source), max_share=config.dataset.max_broken_share)
+    epoch = pipeline.steps_per_epoch(videos, config.batch_size)
+    broken = BrokenVideos(str(config.dataset.path), videos.sizes, max_share=config.dataset.max_broken_share)
 
     # ---------------------------------------------------------------- model, optimiser, state
     model = build.build_model(config, tokenizer)

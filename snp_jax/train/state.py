@@ -39,7 +39,7 @@ class TrainState:
 
 def init_params(model: SNP | Tagger, key: jax.Array, *, spec: ClipSpec) -> Any:
     """Fresh parameters for clips of `spec`; `cross_pooler` starts as a copy of `pooler` (SNP-S3 section III-A)."""
-    frames = jnp.zeros((1, spec.num_frames, *spec.image_size, 3), jnp.float32)
+    frames = jnp.zeros((1, spec.num_frames, *spec.network_size, 3), jnp.float32)
     ids = jnp.zeros((1, 4), jnp.int32)
     masks = jnp.ones(frames.shape[:2], bool), jnp.ones(ids.shape, bool)
     variables = model.init(key, frames, masks[0], ids, masks[1], num_clips=spec.num_clips)

@@ -65,7 +65,7 @@ class Task:
 
 def frames_of(net: Network, batch: Batch) -> jax.Array:
     """The batch's frames as the network wants them: normalised, in its compute dtype."""
-    return augment.normalise(batch["video"], net.model.dtype)
+    return augment.network_frames(batch, net.model.dtype)
 
 
 def encode_frames(net: Network, frames: jax.Array, batch: Batch, num_clips: int, key: jax.Array | None) -> Clips:

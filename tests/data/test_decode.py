@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from snp_jax.data.decode import KINDS, Limits, VideoError, decode_clip, plan_runs, probe
-from snp_jax.data.sampling import middle_frames, random_frames
+from snp_jax.data.sampling import SegmentSampling, middle_frames, random_offsets
 
 SIZE = (32, 48)
 
@@ -42,8 +42,8 @@ def test_exact_frames(name, make_video, read_number, tmp_path):
     data = make_video(tmp_path / file, 60, codec=codec, rate=rate, options=options).read_bytes()
     assert numbers(data, np.arange, read_number) == list(range(60))  # all of them
     for seed in range(4):
-        expected = random_frames(np.random.default_rng(seed), 6).indices(60).tolist()
-        assert numbers(data, random_frames(np.random.default_rng(seed), 6).indices, read_number) == expected
+        expected = SegmentSampling(random_offsets(np.random.default_rng(seed), 6)).indices(60).tolist()
+        assert numbers(data, SegmentSampling(random_offsets(np.random.default_rng(seed), 6)).indices, read_number) == expected
     assert numbers(data, lambda n: np.array([41, 5, 5, 59]), read_number) == [
         41,
         5,

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from snp_jax.data.decode import Limits, VideoError, decode_clip, frames, probe
-from snp_jax.data.sampling import middle_frames, random_frames
+from snp_jax.data.sampling import SegmentSampling, middle_frames, random_offsets
 
 SIZE = (32, 48)
 
@@ -48,8 +48,8 @@ def test_codecs(file, codec, options, make_video, read_number, tmp_path):
     data = make_video(tmp_path / file, 60, codec=codec, options=options).read_bytes()
     assert numbers(data, np.arange, read_number) == list(range(60))
     for seed in range(4):
-        expected = random_frames(np.random.default_rng(seed), 6).indices(60).tolist()
-        assert numbers(data, random_frames(np.random.default_rng(seed), 6).indices, read_number) == expected
+        expected = SegmentSampling(random_offsets(np.random.default_rng(seed), 6)).indices(60).tolist()
+        assert numbers(data, SegmentSampling(random_offsets(np.random.default_rng(seed), 6)).indices, read_number) == expected
 
 
 def test_xvid(make_video, read_number, tmp_path):
@@ -58,8 +58,8 @@ def test_xvid(make_video, read_number, tmp_path):
     data = data.replace(b"FMP4", b"XVID")
     with av.open(io.BytesIO(data)) as container:
         assert container.streams.video[0].codec_context.codec_tag == "XVID"
-    assert numbers(data, random_frames(np.random.default_rng(0), 6).indices, read_number) == (
-        random_frames(np.random.default_rng(0), 6).indices(60).tolist()
+    assert numbers(data, SegmentSampling(random_offsets(np.random.default_rng(0), 6)).indices, read_number) == (
+        SegmentSampling(random_offsets(np.random.default_rng(0), 6)).indices(60).tolist()
     )
 
 

@@ -8,7 +8,6 @@ from snp_jax.data.sampling import (
     SegmentSampling,
     middle_frames,
     middle_offsets,
-    random_frames,
     random_offsets,
 )
 
@@ -21,7 +20,7 @@ def test_middle_of_every_segment():
 
 def test_every_frame_of_a_segment_can_be_drawn_and_no_other():
     rng = np.random.default_rng(0)
-    drawn = np.array([random_frames(rng, 4).indices(12) for _ in range(500)])
+    drawn = np.array([SegmentSampling(random_offsets(rng, 4)).indices(12) for _ in range(500)])
     for segment in range(4):
         assert sorted(set(drawn[:, segment])) == [3 * segment, 3 * segment + 1, 3 * segment + 2]
     counts = np.bincount(drawn.reshape(-1), minlength=12)
@@ -37,8 +36,8 @@ def test_the_largest_offset_stays_inside_the_video():
 
 def test_fewer_frames_than_clips_repeat_uniformly_in_training_too():
     rng = np.random.default_rng(0)
-    assert random_frames(rng, 8).indices(4).tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
-    assert random_frames(rng, 5).indices(1).tolist() == [0] * 5
+    assert SegmentSampling(random_offsets(rng, 8)).indices(4).tolist() == [0, 0, 1, 1, 2, 2, 3, 3]
+    assert SegmentSampling(random_offsets(rng, 5)).indices(1).tolist() == [0] * 5
 
 
 @pytest.mark.parametrize("offset, expected", [(0.0, [0, 3, 6, 9, 12, 15]), (0.99, [2, 5, 8, 11, 14, 17])])
@@ -48,7 +47,7 @@ def test_several_frames_per_clip_are_evenly_spaced_within_their_segment(offset, 
 
 
 def test_asking_again_with_another_length_does_not_draw_again():
-    sampling = random_frames(np.random.default_rng(3), 4)
+    sampling = SegmentSampling(random_offsets(np.random.default_rng(3), 4))
     assert sampling.indices(100).tolist() == sampling.indices(100).tolist()
     assert np.abs(sampling.indices(200) / 2 - sampling.indices(100)).max() <= 1
 

@@ -201,6 +201,21 @@ def test_read_captions_of_both_kinds(tmp_path):
     assert read_captions([tmp_path / "a.txt", tmp_path / "b.jsonl"]) == ["one", "two", "x", "y", "z", "w"]
 
 
+def test_read_captions_of_tables(tmp_path):
+    """WebVid's table as it is, a table of one's own with a quoted line break, and CC3M's, whose quotes are text."""
+    head = "videoid,contentUrl,duration,page_dir,name\r\n"
+    (tmp_path / "webvid.csv").write_text(head + '1,u,PT00H00M15S,d,"A dog, running"\r\n\r\n2,u,PT00H00M15S,d,\r\n')
+    (tmp_path / "own.csv").write_bytes(b'\xef\xbb\xbfcaption,name\n"two\nlines",file\n')
+    (tmp_path / "cc3m.tsv").write_text('a "big\thttp://x\nred" car\thttp://y\n')
+    files = [tmp_path / name for name in ("webvid.csv", "own.csv", "cc3m.tsv")]
+    assert read_captions(files) == ["A dog, running", "two\nlines", 'a "big', 'red" car']
+    (tmp_path / "other.csv").write_text("text,url\na,b\n")
+    with pytest.raises(UserError, match='other.csv: has no column "caption" or "name"'):
+        read_captions([tmp_path / "other.csv"])
+    with pytest.raises(UserError, match="a.pdf: captions are read from .txt, .jsonl, .csv, .tsv files"):
+        read_captions([tmp_path / "a.pdf"])
+
+
 def test_read_training_texts(tmp_path):
     entry = {
         "video": "v.mp4",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from snp_jax.data.augment import AugmentOptions
 from snp_jax.data.records import Annotation, Question
 from snp_jax.errors import UserError
 from snp_jax.eval import protocols
@@ -137,7 +138,7 @@ def test_chunks_of_one_size_cover_every_row_once():
 
 
 def test_padding_of_the_last_chunk_is_cut_off():
-    scorer = Scorer(None, None, num_clips=1, batch_size=2, chunk=3)
+    scorer = Scorer(None, None, num_clips=1, batch_size=2, chunk=3, changes=AugmentOptions())
     scorer._score = lambda params, ids, mask, tokens, clip_mask, head: ids[:, 0] * 10 + tokens[:, 0, 0]
     videos, _ = split()
     ids = np.arange(5)[:, None]

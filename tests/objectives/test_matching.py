@@ -92,3 +92,18 @@ def test_in_batch_recall_counts_ties_by_their_average_position():
     scores = jnp.asarray([[2.0, 1.0, 0.0], [5.0, 5.0, 0.0], [1.0, 1.0, 1.0]])
     hits, count = matching.in_batch_recall(scores, jnp.arange(3), jnp.ones((1, 3), bool))
     assert (hits, count) == (2, 3)  # first wins; second ties with one (average 1.5); third with two (average 2)
+
+
+def test_clips_that_are_padding_take_no_part():
+    """Of an image only the middle of three clips is real; the others hold anything."""
+    scores = np.random.default_rng(0).normal(size=(4, 4, 3)).astype(np.float32)
+    mask = np.ones((4, 3), bool)
+    mask[1] = mask[3] = [False, True, False]
+    for anchor in ("middle", "bag"):
+        masked = matching.real_clips(jnp.asarray(scores), jnp.asarray(mask))
+        total, _ = matching.mil_nce(masked, jnp.ones(4, bool), anchor=anchor)
+        without = np.where(mask[None], scores, -np.inf)
+        np.testing.assert_allclose(total, sum(slow_mil_nce(without, np.ones(4, bool), anchor)), rtol=1e-5)
+        gradient = jax.grad(lambda s: matching.mil_nce(matching.real_clips(s, mask), jnp.ones(4, bool), anchor=anchor)[0])  # noqa: B023
+        found = np.asarray(gradient(jnp.asarray(scores)))
+        assert np.isfinite(found).all() and not found[:, [1, 3], 0].any() and found[:, 0].any()

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from configs import common
+from snp_jax.data.augment import AugmentOptions
 from snp_jax.data.text import load_tokenizer
 from snp_jax.errors import UserError
 from snp_jax.models.network import Network
@@ -94,3 +95,32 @@ def test_frame_order_that_cannot_be(tiny_config):
         config = pretraining(tiny_config, **{f"matching__{key}": value})
         with pytest.raises(UserError, match=f"config.objective.matching.{key}='{value}': choose one of"):
             build.check_choices(config)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"augment.zoom": 0.5}, "zoom must be at least 1"),
+        ({"augment.scale": 0.0}, r"scale must be in \(0, 1\]"),
+        ({"augment.flip": 1.5}, r"flip in \[0, 1\]"),
+        ({"augment.rand_magnitude": 31.0}, r"rand_magnitude in \[0, 30\]"),
+        ({"augment.crop_area": (0.5, 0.2), "clip.crop_size": (8, 8)}, "crop_area must be two shares"),
+        ({"augment.crop_area": (0.5, 1.0)}, r"set config.clip.crop_size=\(height, width\)"),
+        ({"augment.scale": 0.5, "clip.crop_size": (8, 8)}, "use crop_area instead of scale"),
+        ({"augment.rand_ops": 2, "clip.fit": "pad"}, "change whole frames, not padded ones"),
+        ({"augment.shift": 0.1, "augment.scale": 0.5}, "change whole frames, not padded ones"),
+    ],
+)
+def test_augmentation_that_cannot_be(changes, message, tiny_config):
+    config = tiny_config("pretrain")
+    config.update_from_flattened_dict(changes)
+    with pytest.raises(UserError, match=message):
+        build.build_augment(config)
+
+
+def test_augmentation_of_a_config(tiny_config):
+    config = common.antmmf(tiny_config("pretrain"))
+    config.update_from_flattened_dict({"clip.crop_size": (24, 24), "augment.crop_area": (0.2, 1.0), "augment.rand_ops": 2})
+    options = build.build_augment(config)
+    assert options == AugmentOptions(crop_size=(24, 24), crop_area=(0.2, 1.0), rand_ops=2, corner_mask=True)
+    assert build.build_augment(tiny_config("pretrain")) == AugmentOptions()

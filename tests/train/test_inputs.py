@@ -53,6 +53,36 @@ def test_the_release_s_frames_and_windows_are_switches_of_the_config(tmp_path):
         inputs.clip_spec(release)
 
 
+def test_one_dataset_or_several(prepared_dataset):
+    config = common.base("pretrain")
+    config.dataset.path = str(prepared_dataset)
+    assert inputs.training_videos(config).sizes == {"": 16}
+    assert inputs.evaluated_dataset(config) == str(prepared_dataset)
+    config.dataset.path, config.dataset.weights = (str(prepared_dataset),) * 2, (1, 3)
+    mixed = inputs.training_videos(config)
+    name = prepared_dataset.name
+    assert mixed.sizes == {name: 16, f"{name}#2": 16} and mixed.shares == (0.25, 0.75)
+    assert mixed[16].annotation.video_id == f"{name}#2:{mixed.sources[1][0].annotation.video_id}"
+    with pytest.raises(UserError, match="names several datasets: evaluate on one"):
+        inputs.evaluated_dataset(config)
+    config.task = "qa"
+    with pytest.raises(UserError, match="names 2 datasets: only pretrain and retrieval mix them, not qa"):
+        inputs.training_videos(config)
+
+
+def test_sizes_of_frames():
+    config = common.base("pretrain")
+    config.clip.update(fit="pad", buckets=[[24, 32], [32, 24]], crop_size=[16, 16])  # lists: as a stored config has them
+    spec = inputs.clip_spec(config)
+    assert spec.sizes == ((24, 32), (32, 24)) and spec.network_size == (16, 16)
+    config.clip.fit = "stretch"
+    with pytest.raises(UserError, match='buckets are for frames that keep their aspect ratio: they need fit="pad"'):
+        inputs.clip_spec(config)
+    config.clip.update(fit="cover", buckets=())
+    with pytest.raises(UserError, match="config.clip: fit='cover' must be one of stretch, pad"):
+        inputs.clip_spec(config)
+
+
 @pytest.mark.parametrize(
     ("lengths", "multiple", "kept"),
     [((5, 3), 8, 8), ((8, 3), 8, 8), ((9, 3), 8, 12), ((7, 3), 4, 8), ((5, 2), 0, 12), ((0, 0), 4, 4), ((11, 2), 1, 11)],

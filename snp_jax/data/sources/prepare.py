@@ -22,6 +22,7 @@ from tqdm import tqdm
 
 from snp_jax.data.decode import Limits
 from snp_jax.data.sources import beam, shards, workers
+from snp_jax.data.sources.picture_sizes import sizes_content, sizes_file
 from snp_jax.data.sources.planning import Plan, make_plan
 from snp_jax.data.sources.prepared import (
     BROKEN_FILE,
@@ -206,6 +207,9 @@ def _describe(
         for video_id, reason in count.broken
     ]
     _write_lines(directory / BROKEN_FILE, broken)
+    for split, split_counts in counts.items():
+        sizes = [size for count in split_counts for size in count.sizes]
+        sizes_file(directory, split).write_bytes(sizes_content(sizes))
     for name, content in reading.files.items():
         (directory / name).write_bytes(content)
     (directory / PREPARED_FILE).write_text(json.dumps(prepared, indent=2) + "\n", encoding="utf-8")

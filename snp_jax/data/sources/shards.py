@@ -37,6 +37,7 @@ class ShardCounts:
     Attributes:
         seconds: of video, as the files state it.
         broken: [id, "kind: detail"] of every stored file that cannot be decoded.
+        sizes: [height, width] of every stored file, [0, 0] where it cannot be decoded.
         bytes: of the stored files; `file_bytes`: of the shard.
     """
 
@@ -52,6 +53,7 @@ class ShardCounts:
     file_bytes: int = 0
     missing: int = 0
     broken: list[list[str]] = dataclasses.field(default_factory=list)
+    sizes: list[list[int]] = dataclasses.field(default_factory=list)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -155,6 +157,7 @@ class _Counter:
         sums["with_captions"] += bool(note.captions)
         sums["with_questions"] += bool(note.questions)
         sums["bytes"] += len(data)
+        sums["sizes"].append([0, 0] if isinstance(seen, str) else [seen.height, seen.width])
         if row.media is not None and not row.media.path:
             sums["missing"] += 1
         elif isinstance(seen, str):

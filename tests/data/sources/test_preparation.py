@@ -69,7 +69,7 @@ def test_the_result_does_not_depend_on_jobs_and_is_listed(clips, tmp_path, monke
     assert run(what, tmp_path / "three", jobs=3)
     assert contents(tmp_path / "one") == contents(tmp_path / "three")
     assert sorted(path.name for path in (tmp_path / "one").iterdir()) == [
-        "dataset_info.json", "features.json", "prepared.json",
+        "dataset_info.json", "features.json", "prepared.json", "sizes_train.npy", "sizes_val.npy",
         *(f"snp_folder-train.array_record-0000{i}-of-00003" for i in range(3)), "snp_folder-val.array_record-00000-of-00001",
     ]  # fmt: skip
     assert stored(tmp_path / "one") == {path.stem: path.read_bytes() for path in clips[:5]}
