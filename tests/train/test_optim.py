@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from snp_jax.errors import UserError
 from snp_jax.models.bert import BertConfig
 from snp_jax.models.pvt import PVTConfig
 from snp_jax.models.snp import SNP, SNPConfig
@@ -17,6 +18,7 @@ from snp_jax.train.optim import (
     DECAY_RULES,
     MUON_RMS,
     OptimOptions,
+    check_freeze,
     decay_mask,
     encoder_rate_rules,
     is_decayed,
@@ -121,3 +123,17 @@ def test_muon_orthogonalises_matrices_and_leaves_the_rest_to_adam():
         size = float(jnp.abs(updates[name][leaf]).max())  # Adam's first step has one size; with Nesterov it exceeds the rate
         assert 0.1 <= size < 0.2
         np.testing.assert_allclose(updates[name][leaf], -size * jnp.sign(gradients[name][leaf]), rtol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_frozen_parts_keep_their_weights(name):
+    """Neither their gradient nor decay moves them."""
+    params = {part: {"kernel": jnp.ones((4, 3))} for part in ("visual", "encoder")}
+    tx = make_optimizer(options(name=name, freeze=("visual",)))
+    updates, _ = tx.update(jax.tree.map(jnp.ones_like, params), tx.init(params), params)
+    assert not updates["visual"]["kernel"].any() and updates["encoder"]["kernel"].all()
+
+
+def test_freezing_a_part_that_is_none_is_an_error():
+    with pytest.raises(UserError, match=r"config.optim.freeze: the model has no part 'vision'; it has encoder, visual"):
+        check_freeze(("vision",), {"visual": {}, "encoder": {}})

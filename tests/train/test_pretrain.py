@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import types
 
 import jax
 import jax.numpy as jnp
@@ -54,6 +55,7 @@ class RecordingNet:
     """A stand-in for `Network`: hidden states are the ids, and every caption that is read is kept by who read it."""
 
     shard = Shard()
+    model = types.SimpleNamespace(config=types.SimpleNamespace(sep_id=SEP))
 
     def __init__(self):
         self.read, self.pairs, self.logits = {"text": [], "cross": []}, [], []
@@ -344,3 +346,13 @@ def test_drawn_false_captions_belong_to_other_valid_pairs():
     assert seen == {(b, o) for b in (0, 2, 3) for o in (0, 2, 3) if b != o}
     alone = choices.false_captions(jnp.asarray(IDS), jnp.asarray(IDS > 0), jnp.asarray([True, False, False, False]))
     assert not alone.valid.any()
+
+
+def test_tags_are_named_from_an_empty_caption():
+    """CLS of [CLS] [SEP] beside the video scores the words of the raw caption; equal scores cost log V - log n."""
+    computed, net = run(["tags"])
+    assert [CLS, SEP] in net.read["cross"][-1].tolist() and net.read["cross"][-1].shape == (PAIRS, 2)
+    assert net.logits[-1] == ("cross_word_logits", (PAIRS, WIDTH))
+    words = [len(set(row[(row > 0) & (row != CLS) & (row != SEP)])) for row in np.asarray(IDS)]
+    expected = sum(np.log(VOCABULARY / n) for n in words)
+    np.testing.assert_allclose(computed.terms["tags"], (expected, PAIRS), rtol=1e-5)

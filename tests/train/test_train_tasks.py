@@ -80,6 +80,19 @@ def test_a_task_learns_one_batch(task, tiny_config):
     assert np.isfinite(losses).all() and losses[-1] < 0.9 * losses[0], losses  # temperature 1 bounds retrieval's from below
 
 
+def test_a_frozen_part_has_no_gradient_and_keeps_its_weights(tiny_config):
+    config = tiny_config("qa")
+    config.optim.freeze = ("visual", "visual_projection")
+    state, step, batch = start(config, 1)
+    before = jax.device_get(state.params)
+    state, _ = step(state, batch)
+    after, moments = jax.device_get((state.params, optax.tree.get(state.opt_state, "mu")))
+    for part in config.optim.freeze:
+        jax.tree.map(np.testing.assert_array_equal, before[part], after[part])
+        assert not any(leaf.any() for leaf in jax.tree.leaves(moments[part]))
+    assert all(leaf.any() for leaf in jax.tree.leaves(moments["encoder"]["layer0"]["mlp_in"]))
+
+
 @pytest.fixture(scope="module")
 def pretraining(tiny_config):
     """(compute(batch, number) -> (metrics, first moments) of a step with that number, batch) on one device.
