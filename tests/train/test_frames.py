@@ -22,6 +22,7 @@ def trained(config, workdir):
     return losses
 
 
+@pytest.mark.slow
 def test_a_mixture_with_padded_frames(tiny_config, prepared_dataset, tmp_path):
     config = tiny_config("retrieval", steps=2, checkpoint_every=1)
     config.dataset.update(path=(str(prepared_dataset),) * 2, weights=(1, 3))
