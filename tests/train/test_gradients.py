@@ -112,6 +112,7 @@ def mined(tiny_config):
     return config
 
 
+@pytest.mark.slow
 def test_one_device_and_eight_draw_and_compute_the_same(tiny_config):
     config = mined(tiny_config)
     assert_same(Run(config, ONE).take(2), Run(config, {"data": 2, "fsdp": 4}).take(2))
@@ -169,6 +170,7 @@ def masking_only(tiny_config):
     return config
 
 
+@pytest.mark.slow
 def test_a_loss_over_rows_does_not_depend_on_the_number_of_microbatches(tiny_config):
     """With dropout; the microbatches count different numbers of answers."""
     config = tiny_config("qa")
@@ -217,7 +219,8 @@ def reduced(hlo):
     return total, dtypes
 
 
-@pytest.mark.parametrize("task", ["retrieval", pytest.param("pretrain", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["retrieval", "pretrain"])
 def test_gradients_are_added_up_once_in_float32(task, tiny_config):
     """Although the shared BERT runs two or three times, in bfloat16."""
     config = tiny_config(task)

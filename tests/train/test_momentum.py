@@ -89,6 +89,7 @@ def test_key_encoders_follow_slowly(one_device):
     assert np.abs(changed).max() < np.abs(moved).max()
 
 
+@pytest.mark.slow
 def test_one_device_and_eight_hold_the_same_memory(one_device, tiny_config):
     run = Run(contrastive(tiny_config), 8)
     state, memories = run.state, one_device[1]
@@ -134,6 +135,7 @@ def test_key_encoders_are_sharded_like_the_parameters(tiny_config):
     assert state.memory.text_queue.sharding.is_fully_replicated
 
 
+@pytest.mark.slow
 def test_a_resumed_run_has_its_queues(tiny_config, tmp_path):
     straight, resumed = tmp_path / "straight", tmp_path / "resumed"
     assert loop.run(contrastive(tiny_config), straight)

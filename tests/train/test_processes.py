@@ -38,6 +38,7 @@ def launch(start_training, config, workdir, count, devices):
     assert process.returncode == 0, errors
 
 
+@pytest.mark.slow
 def test_two_processes_train_like_one_and_hand_over_to_it(start_training, quick_config, tmp_path):
     """Also to another mesh and with the place in the data; files are written once."""
     one, two = tmp_path / "one", tmp_path / "two"

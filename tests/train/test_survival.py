@@ -84,6 +84,7 @@ def kill_at(start_fork, config, workdir, moments):
     return lost
 
 
+@pytest.mark.slow
 def test_killed_runs_end_like_an_undisturbed_one(start_fork, quick_config, tmp_path):
     config = quick_config(steps=24, checkpoint_every=4)
     killed, straight = tmp_path / "killed", tmp_path / "straight"
