@@ -22,8 +22,9 @@ $(PARITY): $(STAMP)
 quickstart: $(STAMP)
 	$(BIN)/python tools/quickstart.py
 
+# Two at a time: a test keeps one core busy. A file stays in one process, so what its tests share is made once.
 test: $(PARITY)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 slow: $(PARITY)
 	$(BIN)/python -m pytest -m slow
