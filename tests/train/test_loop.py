@@ -57,7 +57,7 @@ def signalled_in_second_step(*arguments, make=loop.make_train_step, **options):
     return wrapped
 
 
-@pytest.mark.parametrize("how", ["steps", "signal"])
+@pytest.mark.parametrize("how", ["steps", pytest.param("signal", marks=pytest.mark.slow)])
 def test_an_interrupted_run_ends_like_an_uninterrupted_one(how, pretrained, tiny_config, tmp_path, monkeypatch):
     if how == "steps":
         assert loop.run(tiny_config("pretrain", steps=2), tmp_path)

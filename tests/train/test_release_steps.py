@@ -268,6 +268,7 @@ def test_answering_step(case):
     check_gradients(rules, gradients, arrays)
 
 
+@pytest.mark.slow
 def test_two_steps_with_momentum_contrast():
     """Losses, gradients, queues, pointers and key encoders of two steps, with the release's clamped queues."""
     config, arrays = read("pretrain_moco_2steps")

@@ -109,6 +109,7 @@ def test_thirty_kills_end_like_none(start_fork, quick_config, tmp_path):
     assert_bit_identical(killed, straight)
 
 
+@pytest.mark.slow
 def test_a_request_to_stop_saves_and_has_its_own_exit_code(start_training, quick_config, tmp_path):
     config = quick_config(steps=10_000, checkpoint_every=10_000)
     process = start_training(config, tmp_path / "run")
@@ -121,6 +122,7 @@ def test_a_request_to_stop_saves_and_has_its_own_exit_code(start_training, quick
     assert step == last_step(tmp_path / "run") and not (tmp_path / "run" / "DONE").exists()
 
 
+@pytest.mark.slow
 def test_a_half_written_checkpoint_is_no_checkpoint(quick_config, tmp_path):
     """What Orbax leaves behind when it is killed while it writes has another name until it is complete."""
     assert loop.run(quick_config(steps=2), tmp_path)

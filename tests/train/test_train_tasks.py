@@ -66,7 +66,7 @@ def test_one_device_and_eight_give_the_same_update(tiny_config):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *results)
 
 
-@pytest.mark.parametrize("task", ["tagging", "retrieval", "qa", "choice"])
+@pytest.mark.parametrize("task", ["tagging", "retrieval", pytest.param("qa", marks=pytest.mark.slow), "choice"])
 def test_a_task_learns_one_batch(task, tiny_config):
     config = tiny_config(task)
     config.optim.update(learning_rate=1e-2, warmup_steps=0)
