@@ -14,9 +14,9 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from snp_jax.models import bert, layers
-from snp_jax.models.layers import VisualGrid
 from snp_jax.models.temporal import OrderHead, TemporalConfig, TemporalEncoder
-from snp_jax.models.visual import VisualConfig, make_visual, projection
+from snp_jax.models.visual import VisualConfig
+from snp_jax.models.visual_branch import VisualBranch, mean_cells
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,27 +97,7 @@ def unit_norm(x: jax.Array, epsilon: float = 1e-12) -> jax.Array:
     return x * jax.lax.rsqrt(jnp.maximum(squared, epsilon**2))
 
 
-def gather_cells(grid: VisualGrid, frame_mask: jax.Array, num_clips: int) -> tuple[jax.Array, jax.Array]:
-    """The grid cells of each clip, `[B, N, F*h*w, D]`, and which are real, bool `[B, N, F*h*w, 1]`.
-
-    Args:
-        grid: of T = N * F frames, with D channels.
-        frame_mask: bool `[B, T]`.
-        num_clips: N.
-    """
-    batch, time, height, width, channels = grid.grid.shape
-    cells = (time // num_clips) * height * width
-    real = grid.mask & frame_mask[:, :, None, None]
-    return grid.grid.reshape(batch, num_clips, cells, channels), real.reshape(batch, num_clips, cells, 1)
-
-
-def mean_cells(cells: jax.Array, real: jax.Array) -> jax.Array:
-    """Clip tokens: the mean over each clip's real cells (`gather_cells`), float32 `[B, N, D]`; zero where none is real."""
-    count = jnp.maximum(real.sum(axis=2), 1)
-    return jnp.where(real, cells, 0).astype(jnp.float32).sum(axis=2) / count
-
-
-class SNP(nn.Module):
+class SNP(VisualBranch):
     """Visual encoder, ONE BERT used twice (P3E: and a second one), and the heads.
 
     Use through `apply(..., method="encode_text")` and friends.
@@ -128,9 +108,7 @@ class SNP(nn.Module):
 
     def setup(self):
         config, width = self.config, self.config.bert.width
-        self.visual = make_visual(config.visual, self.dtype)
-        if (linear := projection(config.visual, width)) is not None:
-            self.visual_projection = nn.Dense(width, use_bias=linear.use_bias, dtype=self.dtype)
+        self.set_up_visual(config.visual, width)
         self.clip_fc1 = nn.Dense(width, dtype=self.dtype)
         self.clip_fc2 = nn.Dense(width, dtype=self.dtype)
         self.embeddings = bert.Embeddings(config.bert, self.dtype)
@@ -168,18 +146,10 @@ class SNP(nn.Module):
         pixel_mask: jax.Array | None = None,
         deterministic: bool,
     ) -> Clips:
-        """Frames to clip tokens and clip features.
-
-        Args:
-            frames: normalised float `[B, T, H, W, 3]`, T = N * F.
-            frame_mask: bool `[B, T]`.
-            num_clips: N.
-            pixel_mask: bool `[B, T, H, W]`, or None when no pixel is padding.
-        """
-        grid: VisualGrid = self.visual(frames, pixel_mask, deterministic=deterministic)
-        linear = projection(self.config.visual, self.config.bert.width)
-        projected = grid.grid if linear is None else self.visual_projection(grid.grid)  # [B, T, h, w, D]
-        cells, real = gather_cells(grid._replace(grid=projected), frame_mask, num_clips)
+        """Frames to clip tokens and clip features. Arguments as in `encode_cells`."""
+        cells, real = self.encode_cells(
+            frames, frame_mask, num_clips=num_clips, pixel_mask=pixel_mask, deterministic=deterministic
+        )
         tokens = mean_cells(cells, real).astype(self.dtype)
         features = unit_norm(self.clip_fc2(jax.nn.relu(self.clip_fc1(tokens))))
         return Clips(tokens, features, real.any(axis=(2, 3)))

@@ -13,18 +13,18 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from snp_jax.models.snp import gather_cells, mean_cells
-from snp_jax.models.visual import VisualConfig, make_visual, projection
+from snp_jax.models.visual import VisualConfig
+from snp_jax.models.visual_branch import VisualBranch, mean_cells
 
 EXCLUDED = -1e9
 """Score of a cell that is padding."""
 
 
-class Tagger(nn.Module):
-    """`visual` and `visual_projection` as `SNP` has them, so one can start from them; and two linear layers of word scores.
+class Tagger(VisualBranch):
+    """The visual branch, from which an `SNP` can start, and two linear layers of word scores.
 
     Attributes:
-        visual: the visual encoder.
+        visual_config: of the visual encoder.
         width: the model's D.
         vocab_size: V.
     """
@@ -35,9 +35,7 @@ class Tagger(nn.Module):
     dtype: Any = jnp.float32
 
     def setup(self):
-        self.visual = make_visual(self.visual_config, self.dtype)
-        if (linear := projection(self.visual_config, self.width)) is not None:
-            self.visual_projection = nn.Dense(self.width, use_bias=linear.use_bias, dtype=self.dtype)
+        self.set_up_visual(self.visual_config, self.width)
         self.cell_tags = nn.Dense(self.vocab_size, dtype=self.dtype)
         self.clip_tags = nn.Dense(self.vocab_size, use_bias=False, dtype=self.dtype)
 
@@ -51,11 +49,10 @@ class Tagger(nn.Module):
         deterministic: bool,
     ) -> jax.Array:
         """Word scores of each video, float32 `[B, V]`: log-sum-exp over the real cells of all clips, plus a linear map of the N
-        clip tokens side by side. Arguments as in `SNP.encode_video`."""
-        grid = self.visual(frames, pixel_mask, deterministic=deterministic)
-        if projection(self.visual_config, self.width) is not None:
-            grid = grid._replace(grid=self.visual_projection(grid.grid))
-        cells, real = gather_cells(grid, frame_mask, num_clips)  # [B, N, cells, D]
+        clip tokens side by side. Arguments as in `encode_cells`."""
+        cells, real = self.encode_cells(
+            frames, frame_mask, num_clips=num_clips, pixel_mask=pixel_mask, deterministic=deterministic
+        )  # [B, N, cells, D]
         seen = jax.nn.logsumexp(jnp.where(real, self.cell_tags(cells).astype(jnp.float32), EXCLUDED), axis=(1, 2))
         tokens = mean_cells(cells, real).astype(self.dtype)  # [B, N, D]
         return seen + self.clip_tags(tokens.reshape(tokens.shape[0], -1)).astype(jnp.float32)
