@@ -11,6 +11,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+from snp_jax.data.corpus_files import write_atomically
+
 
 class Results:
     """A JSON file of sections, written whole after every sample."""
@@ -40,10 +42,7 @@ class Results:
 
     def write(self) -> None:
         """Replaces the file in one go."""
-        self._file.parent.mkdir(parents=True, exist_ok=True)
-        partial = self._file.with_name(self._file.name + ".partial")
-        partial.write_text(json.dumps(self.content, indent=1) + "\n")
-        os.replace(partial, self._file)
+        write_atomically(self._file, (json.dumps(self.content, indent=1) + "\n").encode())
 
 
 def machine() -> dict[str, Any]:

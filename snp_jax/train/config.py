@@ -15,6 +15,7 @@ import ml_collections
 from absl import flags
 from ml_collections import config_flags
 
+from snp_jax.data.corpus_files import write_atomically
 from snp_jax.errors import UserError
 
 
@@ -45,9 +46,7 @@ def parse_config(path: str, overrides: Sequence[str]) -> ml_collections.ConfigDi
 
 def save_config(config: ml_collections.ConfigDict, path: Path) -> None:
     """Writes the resolved config as JSON, all of it or nothing."""
-    part = path.with_suffix(".part")
-    part.write_text(json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n")
-    part.replace(path)
+    write_atomically(path, (json.dumps(config.to_dict(), indent=2, sort_keys=True) + "\n").encode())
 
 
 def load_config(path: Path) -> ml_collections.ConfigDict:

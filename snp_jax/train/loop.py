@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
 
 import jax
+from flax.traverse_util import flatten_dict
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
@@ -132,7 +132,7 @@ def run(config: ConfigDict, workdir: Path, profile: ProfileSteps | None = None) 
 
 def _check_same_run(config: ConfigDict, workdir: Path) -> None:
     """A working directory belongs to one config; what shapes the result may not change between resumes."""
-    before, now = (_flat(tree.to_dict()) for tree in (load_config(workdir / CONFIG), config))
+    before, now = (_flat(each) for each in (load_config(workdir / CONFIG), config))
     for key in sorted(before.keys() | now.keys()):
         if key.split(".")[0] not in RESUMABLE and before.get(key) != now.get(key):
             there, here = before.get(key, "not in its config.json"), now.get(key, "no such key")
@@ -142,12 +142,9 @@ def _check_same_run(config: ConfigDict, workdir: Path) -> None:
             )
 
 
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, str]:
+def _flat(config: ConfigDict) -> dict[str, str]:
     """{"model.bert.width": "768", ...}: values as JSON."""
-    flat = {}
-    for key, value in tree.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": json.dumps(value)}
-    return flat
+    return {key: json.dumps(value) for key, value in flatten_dict(config.to_dict(), sep=".").items()}
 
 
 def _first_state(config, model, task, tx, mesh: Mesh, checkpoints: Checkpoints, batches) -> TrainState:
