@@ -170,6 +170,11 @@ def cut(
         _weights(start[:, i], side[:, i], filled[:, i], canvas[i], picture[:, i], frames.shape[2 + i], flip)
         for i, flip in enumerate((jnp.zeros_like(mirrored), mirrored))
     )
+    return _resample(frames, rows, columns)
+
+
+def _resample(frames: jax.Array, rows: jax.Array, columns: jax.Array) -> jax.Array:
+    """Frames `[B, T, H, W, 3]` by the weights of each axis, `[B, H', H]` and `[B, W', W]`: float32 `[B, T, H', W', 3]`."""
     frames = jnp.einsum("brh,bthwc->btrwc", rows, frames.astype(jnp.float32))
     return jnp.einsum("bsw,btrwc->btrsc", columns, frames)
 
@@ -204,8 +209,7 @@ def augment(key: jax.Array, frames: jax.Array, options: AugmentOptions) -> jax.A
         scale = options.zoom ** jax.random.uniform(zoom_key, (videos, 1), minval=-1.0)
         shift = options.shift * jax.random.uniform(shift_key, (videos, 2), minval=-1.0)
         rows, columns = (_resampling(scale, shift[:, i : i + 1], size) for i, size in enumerate((height, width)))
-        frames = jnp.einsum("brh,bthwc->btrwc", rows, frames.astype(jnp.float32))
-        frames = jnp.einsum("bsw,btrwc->btrsc", columns, frames)
+        frames = _resample(frames, rows, columns)
     if options.light:
         contrast, brightness = options.light * jax.random.uniform(light_key, (2, videos, 1, 1, 1, 1), minval=-1.0)
         frames = jnp.clip(frames.astype(jnp.float32) * (1.0 + contrast) + 64.0 * brightness, 0.0, 255.0)
