@@ -79,7 +79,7 @@ def required(config: ConfigDict, section: str, key: str) -> str:
 
 def build_mesh(config: ConfigDict, devices: Sequence[Any] | None = None) -> Mesh:
     """The mesh of `config.mesh` over `devices` (default: those present), checked against batch and model."""
-    mesh = sharding.make_mesh(sharding.MeshOptions(**config.mesh.to_dict()), devices)
+    mesh = sharding.make_mesh(sharding.MeshOptions(**{axis: config.mesh[axis] for axis in sharding.MESH_AXES}), devices)
     accumulate, shards = config.optim.accumulate, sharding.batch_shards(mesh)
     sharding.check_batch_size(config.batch_size, mesh, accumulate)
     if config.model.bert.heads % mesh.shape["model"]:

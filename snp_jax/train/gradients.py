@@ -74,7 +74,7 @@ class Program:
         rows = {name: self._take(x, part) for name, x in batch.items()}
         keys = row_keys(jax.random.fold_in(key, 1), shard.rows(rows["video"].shape[0]))
         rows = each_row(functools.partial(training_batch, options=self.changes), keys, rows)
-        held = {part: jax.lax.stop_gradient(tree) if part in self.freeze else tree for part, tree in params.items()}
+        held = {name: jax.lax.stop_gradient(tree) if name in self.freeze else tree for name, tree in params.items()}
         net = Network(self.model, held, self.spread, shard)
         return self.task.compute(net, rows, key, train=True, memory=memory)
 

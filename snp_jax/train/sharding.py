@@ -39,15 +39,11 @@ MLP, so that a layer needs two reductions; and the vocabulary, where the masked-
 
 @dataclasses.dataclass(frozen=True)
 class MeshOptions:
-    """`config.mesh`: sizes of the axes, of which one may be -1 = all devices that are left; and how gradients are added up.
-
-    `reduce` is one of `gradients.REDUCE`.
-    """
+    """Sizes of the mesh axes; one of them may be -1 = all devices that are left."""
 
     data: int
     fsdp: int
     model: int = 1
-    reduce: str = "once"
 
 
 def make_mesh(options: MeshOptions, devices: Sequence[Any] | None = None) -> Mesh:
