@@ -84,14 +84,20 @@ def kill_at(start_fork, config, workdir, moments):
     return lost
 
 
-@pytest.mark.slow
-def test_killed_runs_end_like_an_undisturbed_one(start_fork, quick_config, tmp_path):
-    config = quick_config(steps=24, checkpoint_every=4)
+def assert_kills_change_nothing(start_fork, config, tmp_path, moments):
+    """No kill costs more than the steps between two checkpoints, and the run ends like an undisturbed one."""
     killed, straight = tmp_path / "killed", tmp_path / "straight"
-    lost = kill_at(start_fork, config, killed, [(6, 0.0), (13, 0.02)])
+    lost = kill_at(start_fork, config, killed, moments)
+    print(f"{len(moments)} kills, at most {lost} steps lost, {config.train.checkpoint_every} between checkpoints")
     assert lost <= config.train.checkpoint_every
     kill_at(start_fork, config, straight, [])
     assert_bit_identical(killed, straight)
+
+
+@pytest.mark.slow
+def test_killed_runs_end_like_an_undisturbed_one(start_fork, quick_config, tmp_path):
+    config = quick_config(steps=24, checkpoint_every=4)
+    assert_kills_change_nothing(start_fork, config, tmp_path, [(6, 0.0), (13, 0.02)])
 
 
 @pytest.mark.slow
@@ -101,12 +107,7 @@ def test_thirty_kills_end_like_none(start_fork, quick_config, tmp_path):
     rng = random.Random(0)
     steps = sorted(rng.sample(range(1, 290), 30))
     moments = [(0 if i % 5 == 4 else step, rng.uniform(0, 8.0 if i % 5 == 4 else 0.1)) for i, step in enumerate(steps)]
-    killed, straight = tmp_path / "killed", tmp_path / "straight"
-    lost = kill_at(start_fork, config, killed, moments)
-    print(f"30 kills, at most {lost} steps lost, {config.train.checkpoint_every} between checkpoints")
-    assert lost <= config.train.checkpoint_every
-    kill_at(start_fork, config, straight, [])
-    assert_bit_identical(killed, straight)
+    assert_kills_change_nothing(start_fork, config, tmp_path, moments)
 
 
 @pytest.mark.slow

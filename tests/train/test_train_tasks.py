@@ -9,50 +9,18 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from steps import Run, make_batch, mesh_of
 
 from snp_jax.data.text import load_tokenizer
 from snp_jax.models.network import Network
 from snp_jax.train import build, inputs, sharding
-from snp_jax.train.optim import make_optimizer
 from snp_jax.train.state import create_state, init_params
-from snp_jax.train.step import make_train_step
-
-
-def make_batch(config, tokenizer):
-    """Eight different pairs; the last one is invalid."""
-    rng, pairs = np.random.default_rng(0), config.batch_size
-    texts = 5 if config.task == "choice" else 1
-    encoded = [tokenizer.encode(f"caption {i % 7} of clip {i}", config.text.max_len) for i in range(pairs * texts)]
-    shape = (pairs, texts, -1) if config.task == "choice" else (pairs, -1)
-    height, width = config.clip.image_size
-    batch = {
-        "video": rng.integers(0, 256, (pairs, config.clip.num_clips, height, width, 3), dtype=np.uint8),
-        "video_mask": np.ones((pairs, config.clip.num_clips), bool),
-        "text_ids": np.stack([ids for ids, _ in encoded]).reshape(shape),
-        "text_mask": np.stack([mask for _, mask in encoded]).reshape(shape),
-        "valid": np.arange(pairs) < pairs - 1,
-    }
-    if config.task in ("qa", "choice"):
-        batch["label"] = (np.arange(pairs) % 3).astype(np.int32)
-    return batch
-
-
-def mesh_of(devices):
-    return sharding.make_mesh(sharding.MeshOptions(data=devices, fsdp=1), jax.devices()[:devices])
 
 
 def start(config, devices):
     """(state, step, batch on the devices) of a config."""
-    tokenizer, mesh = load_tokenizer(config.text.tokenizer), mesh_of(devices)
-    model, task, options = build.build_model(config, tokenizer), build.build_task(config, tokenizer), build.build_optim(config)
-    tx = make_optimizer(options)
-    state = create_state(
-        lambda: init_params(model, jax.random.key(0), spec=inputs.clip_spec(config)), tx, mesh,
-        lambda params: task.init_memory(params, jax.random.key(1)),
-    )  # fmt: skip
-    places = jax.tree.map(lambda leaf: leaf.sharding, state)
-    step = make_train_step(model, task, tx, options, build.build_augment(config), mesh, places, config.seed)
-    return state, step, sharding.put_batch(make_batch(config, tokenizer), mesh)
+    run = Run(config, {"data": devices})
+    return create_state(*run.parts), run.step, sharding.put_batch(make_batch(config, run.tokenizer), run.mesh)
 
 
 def test_one_device_and_eight_give_the_same_update(tiny_config):
@@ -105,7 +73,7 @@ def pretraining(tiny_config):
     def compute(batch, number, spoil=jnp.copy):
         fresh = jax.tree.map(jnp.copy, state).replace(step=jnp.int32(number))  # the step donates its state
         fresh = fresh.replace(params=jax.tree.map(spoil, fresh.params))
-        after, metrics = step(fresh, sharding.put_batch(batch, mesh_of(1)))
+        after, metrics = step(fresh, sharding.put_batch(batch, mesh_of({"data": 1})))
         return jax.device_get((metrics, optax.tree.get(after.opt_state, "mu")))
 
     return compute, make_batch(config, load_tokenizer(config.text.tokenizer))
