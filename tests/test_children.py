@@ -18,6 +18,14 @@ def python(code):
     return [sys.executable, "-c", code]
 
 
+def test_output_goes_to_the_file_that_is_named(tmp_path):
+    log = tmp_path / "log.txt"
+    say = python("import sys; print('out', flush=True); print('err', file=sys.stderr)")
+    for _ in range(2):  # a stage that is run again appends
+        assert children.run_together([python("pass"), say], os.environ, [None, log]) == 0
+    assert log.read_text().split() == ["out", "err"] * 2
+
+
 def test_exit_codes():
     fine, wrong = python("pass"), python("raise SystemExit(3)")
     assert children.run_together([fine, fine], os.environ) == 0

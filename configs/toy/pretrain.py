@@ -13,14 +13,14 @@ def get_config(arg=None):
     config.objective.matching_caption = "raw"
     config.objective.weights.mlm_text = 0.0
     config.objective.weights.mlm_cross = 2.0
-    config.objective.weights.tags = 2.0
+    config.objective.weights.tags = 4.0
     config.objective.masking.kind = "mlm"  # the tagger does not find "up" and "down" significant
     config.objective.masking.ratio = 0.4
     config.objective.masking.attentive = 0.0
     config.objective.lvwm = "both"
-    config.train.steps = 450
+    config.train.steps = 400
     config.optim.learning_rate = 5e-3
-    config.optim.milestones = (280, 370, 420)
+    config.optim.milestones = (250, 330, 375)
     if arg == "quick":
         config.train.steps = 20
     return config

@@ -23,9 +23,9 @@ def get_config(arg=None):
         config.clip.num_clips = 8
         config.objective.tags = "any"  # "up" and "down" are not significant to the tagger of parts of speech
         config.train.init_from = f"{ROOT}/tagging_frames"
-        config.train.steps = 170
+        config.train.steps = 250
         config.optim.learning_rate = 8e-3
-        config.optim.milestones = (90, 130, 155)
+        config.optim.milestones = (130, 190, 230)
     if arg == "quick":
         config.train.steps = 20
     return config

@@ -297,6 +297,11 @@ class _ReadAhead:
         closing = threading.Thread(target=self._batches.close, name="closing", daemon=True)
         closing.start()
         closing.join(timeout=_CLOSING_S)
+        if closing.is_alive():  # at exit Grain would close once more beside this thread, and print a traceback
+            self._see_workers()
+            for process in self._workers.values():
+                process.kill()
+            closing.join(timeout=_CLOSING_S)
 
     def _run(self) -> None:
         while not self._stopping.is_set():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 
@@ -14,8 +17,23 @@ def caption_tags(ids: jax.Array, wanted: jax.Array, vocab_size: int) -> jax.Arra
     return jnp.zeros((ids.shape[0], vocab_size), bool).at[rows, ids].max(wanted)
 
 
-def tag_loss(logits: jax.Array, tags: jax.Array, valid: jax.Array) -> dict[str, SumCount]:
-    """Multi-label logistic loss: cross entropy between softmax of the scores and the uniform distribution over the tags.
+def rarity(tags: jax.Array, valid: jax.Array, total: Callable[[Any], Any] = lambda x: x) -> jax.Array:
+    """What each word weighs as a tag, float32 `[V]`: log((n + 1) / videos with the tag) of a batch of n videos.
+
+    The inverse document frequency of text retrieval (Spärck Jones 1972), counted in the batch: what a caption says of nearly
+    every video hardly counts beside what it says of this one. 0 for a word that no video has.
+
+    Args:
+        tags: bool `[B, V]`.
+        valid: bool `[B]`, the videos that are counted.
+        total: sums over the devices that hold the rest of the batch.
+    """
+    videos, having = total((valid.sum(), (tags & valid[:, None]).sum(axis=0)))
+    return jnp.where(having > 0, jnp.log((videos + 1.0) / jnp.maximum(having, 1)), 0.0)
+
+
+def tag_loss(logits: jax.Array, tags: jax.Array, valid: jax.Array, weight: jax.Array) -> dict[str, SumCount]:
+    """Multi-label logistic loss: cross entropy between softmax of the scores and a video's tags, as probable as they weigh.
 
     The entropy of that distribution is taken off, so 0 is perfect (the Kullback-Leibler divergence). A video without tags, or
     not valid, does not count.
@@ -24,6 +42,7 @@ def tag_loss(logits: jax.Array, tags: jax.Array, valid: jax.Array) -> dict[str, 
         logits: float32 `[B, V]`.
         tags: bool `[B, V]`.
         valid: bool `[B]`.
+        weight: float32 `[V]`, positive for every tag of a valid video; `rarity`, say.
 
     Returns:
         `loss`, and `precision`: the share of the n highest-scoring words that are among a video's n tags.
@@ -31,10 +50,11 @@ def tag_loss(logits: jax.Array, tags: jax.Array, valid: jax.Array) -> dict[str, 
     number = tags.sum(axis=1)
     counted = valid & (number > 0)
     log_probability = jax.nn.log_softmax(logits, axis=-1)
-    several = jnp.maximum(number, 1).astype(jnp.float32)
-    divergence = -jnp.where(tags, log_probability, 0.0).sum(axis=1) / several - jnp.log(several)
+    weighed = jnp.where(tags, weight, 0.0)
+    wanted = weighed / jnp.where(counted, weighed.sum(axis=1), 1.0)[:, None]
+    divergence = (jax.scipy.special.xlogy(wanted, wanted) - wanted * log_probability).sum(axis=1)
     rank = jnp.argsort(jnp.argsort(-logits, axis=1), axis=1)
-    hits = (tags & (rank < number[:, None])).sum(axis=1) / several
+    hits = (tags & (rank < number[:, None])).sum(axis=1) / jnp.maximum(number, 1)
     count = counted.sum().astype(jnp.float32)
     return {
         "loss": (jnp.where(counted, divergence, 0.0).sum(), count),

@@ -256,7 +256,8 @@ class PretrainTask(MatchingTask):
         caption = net.caption_inputs(empty, jnp.ones(empty.shape, bool), key=keys["tag_caption"])
         first = net.cross(caption, videos, key=keys["tag_cross"]).sequence[:, 0]
         logits = net.head("cross_word_logits", first)
-        scored = tagging.tag_loss(logits, tagging.caption_tags(ids, maskable, logits.shape[1]), valid)
+        tags = tagging.caption_tags(ids, maskable, logits.shape[1])
+        scored = tagging.tag_loss(logits, tags, valid, tagging.rarity(tags, valid, net.shard.total))
         term = self._counted(net, scored["loss"])
         return Computed({"tags": term}, {"precision_tags": scored["precision"]}, {"tag_logits": logits})
 

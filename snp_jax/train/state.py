@@ -65,9 +65,15 @@ def abstract_state(init: Init, tx: optax.GradientTransformation, mesh: Mesh, ini
 
 
 def create_state(init: Init, tx: optax.GradientTransformation, mesh: Mesh, init_memory: InitMemory) -> TrainState:
-    """A fresh state, created where it will live."""
+    """A fresh state, created where it will live.
+
+    Parameters by a program of their own: compiling random numbers takes longest, and this one, which no optimiser is part of,
+    is found in the compilation cache by the next run of the same model.
+    """
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(init, tx, mesh, init_memory))
-    return jax.jit(lambda: _fresh(init, tx, init_memory), out_shardings=shardings)()
+    params = jax.jit(init, out_shardings=shardings.params)()
+    complete = jax.jit(lambda params: _fresh(lambda: params, tx, init_memory), out_shardings=shardings, donate_argnums=0)
+    return complete(params)
 
 
 def with_params(state: TrainState, params: Any, init_memory: InitMemory) -> TrainState:

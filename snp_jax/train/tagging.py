@@ -34,5 +34,6 @@ class TaggingTask(Task):
             frames_of(net, batch), batch["video_mask"], num_clips=self.num_clips, pixel_mask=batch.get("pixel_mask"),
             key=key if train else None,
         )  # fmt: skip
-        scored = tagging.tag_loss(logits, tagging.caption_tags(ids, wanted, logits.shape[1]), batch["valid"])
+        tags, valid = tagging.caption_tags(ids, wanted, logits.shape[1]), batch["valid"]
+        scored = tagging.tag_loss(logits, tags, valid, tagging.rarity(tags, valid, net.shard.total))
         return Outcome({"tagging": scored["loss"]}, {"precision": scored["precision"]}, memory)

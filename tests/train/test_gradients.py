@@ -37,7 +37,7 @@ def everything(tiny_config, **changes):
     config.optim.learning_rate = 1e-5
     config.augment.update(zoom=1.2, shift=0.1, light=0.1)
     config.model.visual.drop_path = 0.2
-    config.objective.weights.update(itm=1.0, fom=1.0)
+    config.objective.weights.update(itm=1.0, fom=1.0, tags=1.0)
     config.objective.matching.update(negatives=2, reweight="median", chunk=5, similarity_chunk=3)
     for key, value in changes.items():
         config.objective.update({key: value})
@@ -81,11 +81,11 @@ def test_every_way_to_run_a_step_gives_the_same_losses_and_gradients(mesh, reduc
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("task", ["qa", "choice", "moco", "all_pairs", "groups", "release"])
+@pytest.mark.parametrize("task", ["tagging", "qa", "choice", "moco", "all_pairs", "groups", "release"])
 def test_every_task_gives_the_same(task, tiny_config):
     from configs import common
 
-    config = tiny_config(task if task in ("qa", "choice") else "pretrain")
+    config = tiny_config(task if task in ("tagging", "qa", "choice") else "pretrain")
     config.optim.learning_rate = 1e-5
     if task == "moco":
         config.objective.moco.update(enabled=True, momentum=0.9, clip_queue=24, text_queue=12)

@@ -349,10 +349,14 @@ def test_drawn_false_captions_belong_to_other_valid_pairs():
 
 
 def test_tags_are_named_from_an_empty_caption():
-    """CLS of [CLS] [SEP] beside the video scores the words of the raw caption; equal scores cost log V - log n."""
+    """CLS of [CLS] [SEP] beside the video scores the words of the raw caption; equal scores cost log V - entropy of the tags."""
     computed, net = run(["tags"])
     assert [CLS, SEP] in net.read["cross"][-1].tolist() and net.read["cross"][-1].shape == (PAIRS, 2)
     assert net.logits[-1] == ("cross_word_logits", (PAIRS, WIDTH))
-    words = [len(set(row[(row > 0) & (row != CLS) & (row != SEP)])) for row in np.asarray(IDS)]
-    expected = sum(np.log(VOCABULARY / n) for n in words)
+    words = [set(row[(row > 0) & (row != CLS) & (row != SEP)].tolist()) for row in np.asarray(IDS)]
+    expected = 0.0
+    for named in words:
+        weight = np.array([np.log((PAIRS + 1) / sum(word in other for other in words)) for word in named])
+        share = weight / weight.sum()
+        expected += np.log(VOCABULARY) + (share * np.log(share)).sum()
     np.testing.assert_allclose(computed.terms["tags"], (expected, PAIRS), rtol=1e-5)
