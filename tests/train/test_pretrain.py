@@ -349,7 +349,7 @@ def test_drawn_false_captions_belong_to_other_valid_pairs():
 
 
 def test_tags_are_named_from_an_empty_caption():
-    """CLS of [CLS] [SEP] beside the video scores the words of the raw caption; equal scores cost log V - entropy of the tags."""
+    """CLS of [CLS] [SEP] beside the video scores the words of the raw caption; equal scores cost log V - their entropy."""
     computed, net = run(["tags"])
     assert [CLS, SEP] in net.read["cross"][-1].tolist() and net.read["cross"][-1].shape == (PAIRS, 2)
     assert net.logits[-1] == ("cross_word_logits", (PAIRS, WIDTH))
