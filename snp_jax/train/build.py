@@ -155,7 +155,7 @@ def build_task(config: ConfigDict, tokenizer: Tokenizer) -> Task:
     if name == "tagging":
         every = config.objective.tags == "any"
         tags = jnp.ones(tokenizer.vocab_size, bool) if every else build_words(config, tokenizer, compat).significant
-        return TaggingTask(num_clips, tags, tuple(tokenizer.special_ids))
+        return TaggingTask(num_clips, tags, every, tuple(tokenizer.special_ids))
     shared = {
         "num_clips": num_clips, "weights": config.objective.weights.to_dict(), "matching": _matching(config),
         "moco": _moco(config, compat), "compat": compat,

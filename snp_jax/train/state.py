@@ -68,10 +68,11 @@ def create_state(init: Init, tx: optax.GradientTransformation, mesh: Mesh, init_
     """A fresh state, created where it will live.
 
     Parameters by a program of their own: compiling random numbers takes longest, and this one, which no optimiser is part of,
-    is found in the compilation cache by the next run of the same model.
+    is found in the compilation cache by the next run of the same model. It runs once, so XLA need not make it fast.
     """
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(init, tx, mesh, init_memory))
-    params = jax.jit(init, out_shardings=shardings.params)()
+    hurried = {"xla_backend_optimization_level": 0} if mesh.devices.flat[0].platform == "cpu" else None
+    params = jax.jit(init, out_shardings=shardings.params, compiler_options=hurried)()
     complete = jax.jit(lambda params: _fresh(lambda: params, tx, init_memory), out_shardings=shardings, donate_argnums=0)
     return complete(params)
 

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from snp_jax.models.network import Network
 from snp_jax.objectives import masking, tagging
@@ -19,10 +20,12 @@ class TaggingTask(Task):
 
     Attributes:
         tags: bool `[V]`, the words that can be one.
+        by_rarity: a word weighs the more, the fewer videos have it (`tagging.rarity`); for words that nobody has selected.
     """
 
     num_clips: int
     tags: jax.Array
+    by_rarity: bool
     special_ids: tuple[int, ...]
     weights: Mapping[str, float] = dataclasses.field(default_factory=lambda: {"tagging": 1.0})
 
@@ -35,5 +38,6 @@ class TaggingTask(Task):
             key=key if train else None,
         )  # fmt: skip
         tags, valid = tagging.caption_tags(ids, wanted, logits.shape[1]), batch["valid"]
-        scored = tagging.tag_loss(logits, tags, valid, tagging.rarity(tags, valid, net.shard.total))
+        weight = tagging.rarity(tags, valid, net.shard.total) if self.by_rarity else jnp.ones(tags.shape[1])
+        scored = tagging.tag_loss(logits, tags, valid, weight)
         return Outcome({"tagging": scored["loss"]}, {"precision": scored["precision"]}, memory)
