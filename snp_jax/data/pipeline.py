@@ -260,13 +260,12 @@ def _decoded(record: Any, choice: decode.FrameChoice, place: Place, spec: ClipSp
             )
     except decode.VideoError as error:
         return {**_blank(place.canvas, spec), "video_id": annotation.video_id, "failure": str(error)}
-    example = _blank(place.canvas, spec)
+    example: dict[str, Any] = {"video": frames}
     if spec.fit == "pad":
+        example = _blank(place.canvas, spec)
         height, width = frames.shape[1:3]
         example["video"][:, :height, :width] = frames
         example["frame_size"][:] = height, width
-    else:
-        example["video"] = frames
     clips = np.ones((spec.num_clips, spec.frames_per_clip), bool)
     if counted == 1 and spec.mask_repeats:
         clips[:] = np.arange(spec.num_clips)[:, None] == spec.num_clips // 2

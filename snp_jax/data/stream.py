@@ -9,6 +9,7 @@ run. What an example is, `pipeline` decides; which video is to blame, `watch`.
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import dataclasses
 import json
 import multiprocessing
@@ -34,6 +35,7 @@ _READY_BATCHES = 2  # batches put together ahead of the step that uses them
 _CLOSING_S = 5.0  # patience with a thread or a worker that has been told to stop
 _WORKER_NAME = "grain-process-prefetch"  # how Grain calls its processes
 _SHARED_MEMORY_FROM = 16 * 1024  # bytes; smaller arrays are pickled, a shared block each would cost more
+_KEEP_MEMORY = {-1: 256 << 20, -3: 32 << 20}  # glibc's M_TRIM_THRESHOLD and M_MMAP_THRESHOLD (at most 32 MiB), in bytes
 _POSITION = "next_position"
 _DIED = "Worker process was terminated unexpectedly with exit code "  # how Grain's message begins
 _POLL_S = 0.5
@@ -332,11 +334,21 @@ def _stack(rows: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
 
 
 def _start_worker(index: int, count: int) -> None:
-    """Runs first in a worker: leaves Ctrl-C to the main process, touches no device, ends with its parent."""
+    """Runs first in a worker: leaves Ctrl-C to the main process, touches no device, keeps its memory, ends with its parent."""
     del index, count
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     jax.config.update("jax_platforms", "cpu")  # too late for the environment variable: Grain has imported JAX
+    _keep_freed_memory()
     threading.Thread(target=_end_with_parent, name="parent-watch", daemon=True).start()
+
+
+def _keep_freed_memory() -> None:
+    """Has glibc keep what is freed: clips are large blocks of the same sizes again and again, and getting their pages from the
+    kernel each time costs a tenth of decoding (docs/performance.md). Other C libraries have no such switch."""
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
+    if set_option is not None:
+        for option, size in _KEEP_MEMORY.items():
+            set_option(option, size)
 
 
 def _end_with_parent() -> None:

@@ -43,6 +43,7 @@ def test_what_a_tag_is(kind, named, tiny_config):
     config.objective.tags = kind
     tokenizer = load_tokenizer(config.text.tokenizer)
     task = build.build_task(config, tokenizer)
+    assert task.by_rarity == (kind == "any")
     ids, _ = tokenizer.encode("caption 4", 12)
     assert {tokenizer.whole_word(int(i)) for i in ids if task.tags[i] and i not in task.special_ids} == named
 
