@@ -29,7 +29,7 @@ test: $(PARITY)
 slow: $(PARITY)
 	$(BIN)/python -m pytest -m slow
 
-# Ten minutes on an idle machine; goes on where it was stopped.
+# Half an hour on two slow idle cores; goes on where it was stopped.
 bench: $(PARITY)
 	$(BIN)/python benchmarks/step.py --json runs/bench/step.json --picture runs/bench/step.png
 

@@ -2,7 +2,7 @@
 
 Both sides have the same weights, batch and random choices, and their losses are compared before anything is timed. The peer
 pads captions to 30 tokens; ours are cut to the batch's longest, as in training (`config.text.bucket`). Needs the `parity`
-extra. About 10 minutes on two idle cores; stopped, the same command goes on from the file. `--quick` tries everything with a
+extra. Half an hour on two slow idle cores; stopped, the same command goes on from the file. `--quick` tries everything with a
 tiny network.
 """
 
