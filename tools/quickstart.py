@@ -78,11 +78,12 @@ def run_stages(group: Sequence[Stage], root: Path, environment: Mapping[str, str
         if log is not None:
             log.parent.mkdir(parents=True, exist_ok=True)
     code = run_together([[sys.executable, *shlex.split(stage.command)] for stage in group], environment, logs)
-    for stage, log in zip(group, logs, strict=True):
-        if not stage.product.exists():
-            how = "was stopped" if code == EXIT_STOPPED else f"did not finish (exit code {code})"
-            where = "" if log is None else f", see {log}"
-            raise UserError(f"stage {stage.name} {how}{where}; run the same command again to go on from here")
+    missing = [stage.name for stage in group if not stage.product.exists()]
+    if code or missing:
+        names = " and ".join(missing or [stage.name for stage in group])
+        how = "was stopped" if code == EXIT_STOPPED else f"did not finish (exit code {code})"
+        where = "" if len(group) == 1 else f", see also {root}/logs"
+        raise UserError(f"stage {names} {how}{where}; run the same command again to go on from here")
 
 
 def main() -> None:
