@@ -292,18 +292,19 @@ class _ReadAhead:
         self._stopping.set()
         self._thread.join(timeout=0 if self._stalled else _CLOSING_S)
         if self._thread.is_alive():
-            self._see_workers()
-            for process in self._workers.values():
-                process.kill()
+            self._kill_workers()
         # In a thread of its own: Grain waits without limit for a worker that ended with status 0.
         closing = threading.Thread(target=self._batches.close, name="closing", daemon=True)
         closing.start()
         closing.join(timeout=_CLOSING_S)
         if closing.is_alive():  # at exit Grain would close once more beside this thread, and print a traceback
-            self._see_workers()
-            for process in self._workers.values():
-                process.kill()
+            self._kill_workers()
             closing.join(timeout=_CLOSING_S)
+
+    def _kill_workers(self) -> None:
+        self._see_workers()
+        for process in self._workers.values():
+            process.kill()
 
     def _run(self) -> None:
         while not self._stopping.is_set():
