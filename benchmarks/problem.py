@@ -23,13 +23,15 @@ from snp_jax.models.snp import SNP, SNPConfig
 from snp_jax.objectives import masking
 from snp_jax.objectives.masking import Masked
 from snp_jax.objectives.total import mean, total_loss
-from snp_jax.train.build import build_optim, build_visual
+from snp_jax.train.build import build_mesh, build_optim, build_visual
 from snp_jax.train.choices import FixedChoices
 from snp_jax.train.compat import Compat
 from snp_jax.train.gvtm import MatchingOptions
+from snp_jax.train.inputs import trim_texts
 from snp_jax.train.optim import make_optimizer
 from snp_jax.train.pretrain import DRAWS, MORE_DRAWS, PretrainTask
 from snp_jax.train.state import init_params
+from snp_jax.train.tasks import TEXT_PLACES
 
 MAX_LEN = 30
 CLS, SEP, MASK, PAD = 101, 102, 103, 0
@@ -51,6 +53,7 @@ class Batch(NamedTuple):
         masked_ids, labels: int32 `[B, L]`, what MLM / MSSM made of them.
         attended_ids, attended_labels: int32 `[B, L]` where attentive masking replaced the cross branch's captions, else None.
         words: int32 `[B, K]`, LVWM's positions.
+        places: int32 `[C]`, where the real tokens of the captions stand; None = padding is not left out.
     """
 
     frames: np.ndarray
@@ -61,12 +64,18 @@ class Batch(NamedTuple):
     attended_ids: np.ndarray | None
     attended_labels: np.ndarray | None
     words: np.ndarray
+    places: np.ndarray | None = None
 
-    def cut(self, length: int) -> Batch:
-        """The same batch with the text arrays cut to `length`, which no caption exceeds."""
+    def trimmed(self) -> Batch:
+        """The same batch as training gets it: see `inputs.trim_texts`."""
+        config = common.base("pretrain")
+        one = build_mesh(config, jax.devices()[:1])
+        found = trim_texts({"text_ids": self.ids, "text_mask": self.mask}, config, one)
+        length = found["text_mask"].shape[1]
         texts = ("ids", "mask", "masked_ids", "labels", "attended_ids", "attended_labels")
         given = {name: getattr(self, name) for name in texts}
-        return self._replace(**{name: None if x is None else x[:, :length] for name, x in given.items()})
+        cut = {name: None if x is None else x[:, :length] for name, x in given.items()}
+        return self._replace(**cut, places=found.get(TEXT_PLACES))
 
 
 def network_config(tiny: bool) -> SNPConfig:
@@ -142,6 +151,8 @@ class Ours:
             "text_ids": batch.ids, "text_mask": batch.mask, "valid": valid,
             "video_mask": jnp.ones(batch.frames.shape[:2], bool),
         }  # fmt: skip
+        if batch.places is not None:
+            inputs[TEXT_PLACES] = batch.places
         choices = FixedChoices(masked, attended, batch.words)
         computed, _ = task.forward(Network(self.model, params), batch.frames, inputs, choices, NO_DROPOUT, None)
         return total_loss(computed.terms, task.weights), {name: mean(term) for name, term in computed.terms.items()}

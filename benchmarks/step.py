@@ -1,7 +1,7 @@
 """The pre-training step and inference of SNP-PVT against PyTorch: `python benchmarks/step.py --json results.json`.
 
 Both sides have the same weights, batch and random choices, and their losses are compared before anything is timed. The peer
-pads captions to 30 tokens; ours are cut to the batch's longest, as in training (`config.text.bucket`). Needs the `parity`
+pads captions to 30 tokens; ours leave padding out, as in training (`config.text.bucket` and `pack`). Needs the `parity`
 extra. Half an hour on two slow idle cores; stopped, the same command goes on from the file. `--quick` tries everything with a
 tiny network.
 """
@@ -32,7 +32,6 @@ from timing import Results, interleave  # noqa: E402
 from configs import common  # noqa: E402
 from snp_jax.models.snp import SNP  # noqa: E402
 from snp_jax.train.build import build_optim  # noqa: E402
-from snp_jax.train.inputs import cut_padding  # noqa: E402
 
 TOLERANCE = 1e-4
 """Largest difference of a loss from the peer's."""
@@ -103,7 +102,7 @@ def train_section(results: Results, config, ours: Ours, params, side: int, round
     }  # fmt: skip
     batches = {name: make_batch(lengths, side, config.bert.vocab_size, attended=on) for name, (lengths, on) in make.items()}
     step = OurStep(ours, params)
-    cut = {name: jax.device_put(shortened(batch)) for name, batch in batches.items()}
+    cut = {name: jax.device_put(batch.trimmed()) for name, batch in batches.items()}
     first = {}
     for name, batch in cut.items():
         first[name] = timed(f"compiling {name}, {batch.ids.shape[1]} tokens", lambda batch=batch: step(batch))
@@ -120,12 +119,6 @@ def train_section(results: Results, config, ours: Ours, params, side: int, round
     competitors = {"torch eager": eager, "torch compile": compiled}
     competitors |= {name: (lambda batch=batch: step(batch)) for name, batch in cut.items()}
     interleave(results, "train", competitors, rounds)
-
-
-def shortened(batch):
-    """The batch as training gets it: without padding that all captions share."""
-    texts = {"text_ids": batch.ids, "text_mask": batch.mask}
-    return batch.cut(cut_padding(texts, common.base("pretrain").text.bucket)["text_ids"].shape[1])
 
 
 def timed(what: str, function):
@@ -149,7 +142,7 @@ def compare(name: str, ours: dict[str, float], theirs: dict[str, float]) -> dict
 def infer_section(results: Results, config, ours: Ours, params, side: int, rounds: int) -> None:
     """One video of 16 clips and one caption of median length: features, stage-1 similarity and matching score."""
     batch = make_batch((sorted(REAL_LENGTHS)[len(REAL_LENGTHS) // 2],), side, config.bert.vocab_size, clips=CLIPS)
-    short, whole, peer = shortened(batch), tensors_of(batch), Peer(config).eval()
+    short, whole, peer = batch.trimmed(), tensors_of(batch), Peer(config).eval()
     load_weights(peer, config, params)
     placed = jax.device_put((params, short.frames, short.ids, short.mask))
     score = jax.jit(ours.score)

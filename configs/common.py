@@ -53,6 +53,7 @@ def base(task: str) -> ConfigDict:
     config.text.tokenizer = placeholder(str)  # vocab.txt (WordPiece) or spm.model (SentencePiece)
     config.text.max_len = 30  # tokens, [CLS] and [SEP] included
     config.text.bucket = 8  # training batches are cut to their longest text, a multiple of this; 0 = max_len always
+    config.text.pack = 8  # BERT leaves padding out; room for the tokens that are left in eighths of all; 0 = off
     config.text.words = placeholder(str)  # words.json of tools/mine_significant_words.py (pre-training)
     config.text.top_k = 3000  # significant words
 

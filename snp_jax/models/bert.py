@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from snp_jax.models import layers
+from snp_jax.models.packing import Packing, pack, unpack
 
 PADDING_BIAS = -10000.0
 """Added to attention logits of padded keys (the value BERT was released with; -inf would make rows without keys NaN)."""
@@ -96,20 +97,23 @@ class Embeddings(PositionEmbeddings):
 class SelfAttention(nn.Module):
     """Multi-head attention of some positions `[B, Q, D]` of a sequence to all of it `[B, L, D]`, with a key padding mask.
 
-    Returns the context `[B, Q, D]` and the probabilities `[B, H, Q, L]`.
+    Either may be packed, `[C, D]`. Returns the context, shaped like the first, and the probabilities `[B, H, Q, L]`.
     """
 
     config: BertConfig
     dtype: Any = jnp.float32
 
     @nn.compact
-    def __call__(self, asking: jax.Array, x: jax.Array, mask: jax.Array, *, deterministic: bool) -> tuple[jax.Array, jax.Array]:
+    def __call__(
+        self, asking: jax.Array, x: jax.Array, mask: jax.Array, *, packing: Packing | None, deterministic: bool
+    ) -> tuple[jax.Array, jax.Array]:
         config = self.config
         head_width = config.width // config.heads
 
         def heads(name: str, x: jax.Array) -> jax.Array:
             projected = dense(config, config.width, name, self.dtype)(x)
-            return projected.reshape(*x.shape[:2], config.heads, head_width)  # [B, L, H, D/H]
+            projected = unpack(projected, packing) if x.ndim == 2 else projected
+            return projected.reshape(*projected.shape[:2], config.heads, head_width)  # [B, L, H, D/H]
 
         query, key, value = heads("query", asking), heads("key", x), heads("value", x)
         logits = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32)
@@ -118,14 +122,16 @@ class SelfAttention(nn.Module):
         probabilities = jax.nn.softmax(logits, axis=-1)  # float32 [B, H, Q, L]
         probabilities = layers.Dropout(config.attention_dropout)(probabilities, deterministic)
         context = jnp.einsum("bhqk,bkhd->bqhd", probabilities.astype(self.dtype), value)
-        context = context.reshape(asking.shape)  # [B, Q, D]
+        context = context.reshape(*context.shape[:2], config.width)  # [B, Q, D]
+        context = pack(context, packing) if asking.ndim == 2 else context
         return dense(config, config.width, "out", self.dtype)(context), probabilities
 
 
 class Layer(nn.Module):
     """One post-LN transformer layer. Also returns how much attention each token receives, float32 `[B, L]`.
 
-    With `first_only` the output is that of the first token alone, `[B, 1, D]`: only keys and values are computed of the others.
+    With `packing`, x and the output are `[C, D]`. With `first_only` the output is that of the first token alone, `[B, 1, D]`:
+    of the others only keys and values are computed.
     """
 
     config: BertConfig
@@ -134,16 +140,21 @@ class Layer(nn.Module):
     first_only: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array, mask: jax.Array) -> tuple[jax.Array, jax.Array]:
-        config = self.config
-        dropout = layers.Dropout(config.dropout)
+    def __call__(self, x: jax.Array, mask: jax.Array, packing: Packing | None = None) -> tuple[jax.Array, jax.Array]:
+        config, kept = self.config, x
+        tokens = None if packing is None or self.first_only else packing.numbers
+        if self.first_only:
+            kept = x[:, :1] if packing is None else x[packing.slots[:, :1]]
+
+        def dropped(x: jax.Array) -> jax.Array:
+            return layers.Dropout(config.dropout)(x, self.deterministic, tokens)
+
         attention = SelfAttention(config, self.dtype, name="attention")
-        kept = x[:, :1] if self.first_only else x
-        attended, probabilities = attention(kept, x, mask, deterministic=self.deterministic)
-        x = layers.LayerNorm(config.epsilon, self.dtype, name="attention_norm")(kept + dropout(attended, self.deterministic))
+        attended, probabilities = attention(kept, x, mask, packing=packing, deterministic=self.deterministic)
+        x = layers.LayerNorm(config.epsilon, self.dtype, name="attention_norm")(kept + dropped(attended))
         hidden = layers.gelu(dense(config, config.mlp_width, "mlp_in", self.dtype)(x))
         hidden = dense(config, config.width, "mlp_out", self.dtype)(hidden)
-        x = layers.LayerNorm(config.epsilon, self.dtype, name="mlp_norm")(x + dropout(hidden, self.deterministic))
+        x = layers.LayerNorm(config.epsilon, self.dtype, name="mlp_norm")(x + dropped(hidden))
         return x, probabilities.mean(axis=1).sum(axis=1)  # mean over heads, sum over queries
 
 
@@ -155,29 +166,38 @@ class Encoder(nn.Module):
 
     @nn.compact
     def __call__(
-        self, x: jax.Array, mask: jax.Array, *, deterministic: bool, first_only: bool = False
+        self,
+        x: jax.Array,
+        mask: jax.Array,
+        *,
+        packing: Packing | None = None,
+        deterministic: bool,
+        first_only: bool = False,
     ) -> tuple[jax.Array, jax.Array]:
         """Runs the layers.
 
         Args:
             x: embedded sequence `[B, L, D]`.
             mask: bool `[B, L]`, True = real.
+            packing: of the real tokens; padding is then left out of all but attention, and comes out as zeros.
             first_only: only the first token's output is wanted: `[B, 1, D]`, and an importance without the last layer's other
                 queries. The last layer then costs a sixth.
 
         Returns:
             The last hidden states `[B, L, D]`, and the importance of each token, float32 `[B, L]`: attention received,
             averaged over heads and summed over layers and query positions (SNP-S3 section III-C, attentive masking).
-            Nothing is computed for the importance where it is not used (XLA drops it).
+            Nothing is computed for the importance where it is not used (XLA drops it). A padded query asks at random, or
+            with `packing` all tokens alike.
         """
         layer_class = nn.remat(Layer) if self.config.remat else Layer
         importance = jnp.zeros(x.shape[:2], jnp.float32)
+        x = x if packing is None else pack(x, packing)
         for index in range(self.config.layers):
             last = index == self.config.layers - 1
             layer = layer_class(self.config, self.dtype, deterministic, first_only and last, name=f"layer{index}")
-            x, received = layer(x, mask)
+            x, received = layer(x, mask, packing)
             importance = importance + received
-        return x, importance
+        return (unpack(x, packing) if x.ndim == 2 else x), importance
 
 
 class Pooler(nn.Module):

@@ -69,12 +69,20 @@ def numbered_rows(rows: jax.Array | None) -> Iterator[None]:
         _rows.reset(token)
 
 
-def _draw_kept(key: jax.Array, rate: float, shape: tuple[int, ...]) -> jax.Array:
+def _draw_kept(
+    key: jax.Array, rate: float, shape: tuple[int, ...], tokens: tuple[jax.Array, jax.Array] | None = None
+) -> jax.Array:
     """Bool of `shape`, True with probability 1 - rate. What is drawn for a row depends on its number alone.
 
-    A leading axis of m * R rows, where R are numbered, has m for each of them.
+    A leading axis of m * R rows, where R are numbered, has m for each of them; one of `tokens` comes with their rows and
+    positions, and what is drawn for a token depends on both.
     """
     rows = _rows.get()
+    if tokens is not None:
+        row, position = tokens
+        keys = row_keys(key, row.astype(jnp.uint32) if rows is None else rows[row])
+        keys = jax.vmap(jax.random.fold_in)(keys, position)
+        return jax.vmap(lambda token: jax.random.bernoulli(token, 1.0 - rate, shape[1:]))(keys)
     rows = jnp.arange(shape[0], dtype=jnp.uint32) if rows is None else rows
     each = shape[0] // rows.shape[0]
     keep = jax.vmap(lambda row: jax.random.bernoulli(row, 1.0 - rate, (each, *shape[1:])))(row_keys(key, rows))
@@ -87,10 +95,11 @@ class Dropout(nn.Module):
     rate: float
 
     @nn.compact
-    def __call__(self, x: jax.Array, deterministic: bool) -> jax.Array:
+    def __call__(self, x: jax.Array, deterministic: bool, tokens: tuple[jax.Array, jax.Array] | None = None) -> jax.Array:
+        """Drops elements of x, whose leading axis is rows, or `tokens` with their rows and positions."""
         if deterministic or self.rate == 0.0:
             return x
-        keep = _draw_kept(self.make_rng("dropout"), self.rate, x.shape)
+        keep = _draw_kept(self.make_rng("dropout"), self.rate, x.shape, tokens)
         return jnp.where(keep, x / (1.0 - self.rate), 0)
 
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from snp_jax.models import bert, layers
+from snp_jax.models.packing import Packing
 from snp_jax.models.temporal import OrderHead, TemporalConfig, TemporalEncoder
 from snp_jax.models.visual import VisualConfig
 from snp_jax.models.visual_branch import VisualBranch, mean_cells
@@ -154,10 +155,10 @@ class SNP(VisualBranch):
         features = unit_norm(self.clip_fc2(jax.nn.relu(self.clip_fc1(tokens))))
         return Clips(tokens, features, real.any(axis=(2, 3)))
 
-    def encode_text(self, ids: jax.Array, mask: jax.Array, *, deterministic: bool) -> Text:
-        """The text branch: caption ids int32 `[B, L]`, mask bool `[B, L]`."""
+    def encode_text(self, ids: jax.Array, mask: jax.Array, *, packing: Packing | None = None, deterministic: bool) -> Text:
+        """The text branch: caption ids int32 `[B, L]`, mask bool `[B, L]`; optionally the `packing` of the real tokens."""
         embedded = self.embeddings(self.embeddings.words(ids), 0, deterministic=deterministic)
-        sequence, importance = self.encoder(embedded, mask, deterministic=deterministic)
+        sequence, importance = self.encoder(embedded, mask, packing=packing, deterministic=deterministic)
         feature = unit_norm(self.pooler(sequence))
         return Text(embedded, sequence, feature, jax.lax.stop_gradient(importance))
 
@@ -174,21 +175,27 @@ class SNP(VisualBranch):
         mask = jnp.pad(mask, ((0, 0), (0, 1)), constant_values=True)
         return CrossInputs(embeddings(vectors, 1, deterministic=deterministic), mask)
 
-    def _encode_pairs(self, caption: CrossInputs, clips: CrossInputs, **options: bool) -> jax.Array:
+    def _encode_pairs(self, caption: CrossInputs, clips: CrossInputs, **options: Any) -> jax.Array:
         x = jnp.concatenate([caption.embedded, clips.embedded], axis=1)  # [B, L+N+1, D]
         mask = jnp.concatenate([caption.mask, clips.mask], axis=1)
         encoder = self.cross_encoder if self.config.cross_layers else self.encoder
         return encoder(x, mask, **options)[0]
 
-    def encode_cross(self, caption: CrossInputs, clips: CrossInputs, *, deterministic: bool) -> Cross:
-        """The cross branch on pairs: row i is caption i with video i."""
-        sequence = self._encode_pairs(caption, clips, deterministic=deterministic)
+    def encode_cross(
+        self, caption: CrossInputs, clips: CrossInputs, *, packing: Packing | None = None, deterministic: bool
+    ) -> Cross:
+        """The cross branch on pairs: row i is caption i with video i; optionally the `packing` of both together."""
+        sequence = self._encode_pairs(caption, clips, packing=packing, deterministic=deterministic)
         length = caption.mask.shape[1]
         return Cross(sequence[:, :length], sequence[:, length:-1], self.cross_pooler(sequence))
 
-    def pool_cross(self, caption: CrossInputs, clips: CrossInputs, *, deterministic: bool) -> jax.Array:
+    def pool_cross(
+        self, caption: CrossInputs, clips: CrossInputs, *, packing: Packing | None = None, deterministic: bool
+    ) -> jax.Array:
         """`encode_cross(...).pooled`, `[B, D]`, without the last layer's work on what is not pooled."""
-        return self.cross_pooler(self._encode_pairs(caption, clips, deterministic=deterministic, first_only=True))
+        return self.cross_pooler(
+            self._encode_pairs(caption, clips, packing=packing, deterministic=deterministic, first_only=True)
+        )
 
     # ------------------------------------------------------------------ heads
     def match(self, pooled: jax.Array, *, deterministic: bool) -> jax.Array:

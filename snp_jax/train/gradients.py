@@ -25,7 +25,7 @@ from snp_jax.models.snp import SNP
 from snp_jax.objectives.total import SumCount, total_loss
 from snp_jax.train.choices import each_row
 from snp_jax.train.sharding import BATCH_AXES, batch_shards, spreader
-from snp_jax.train.tasks import Batch, Outcome, Task
+from snp_jax.train.tasks import TEXT_PLACES, Batch, Outcome, Task
 
 REDUCE = ("once", "compiler")
 """Values of `config.mesh.reduce`."""
@@ -71,9 +71,10 @@ class Program:
     def outcome(self, params: Any, memory: Any, batch: Batch, key: jax.Array, part: jax.Array | int) -> Outcome:
         """Loss terms of a microbatch, augmented."""
         shard = dataclasses.replace(self.shard, parts=self.accumulate, part=part)
-        rows = {name: self._take(x, part) for name, x in batch.items()}
+        rows = {name: self._take(x, part) for name, x in batch.items() if name != TEXT_PLACES}
         keys = row_keys(jax.random.fold_in(key, 1), shard.rows(rows["video"].shape[0]))
         rows = each_row(functools.partial(training_batch, options=self.changes), keys, rows)
+        rows |= {name: x for name, x in batch.items() if name == TEXT_PLACES}  # no rows, and nothing to augment
         held = {name: jax.lax.stop_gradient(tree) if name in self.freeze else tree for name, tree in params.items()}
         net = Network(self.model, held, self.spread, shard)
         return self.task.compute(net, rows, key, train=True, memory=memory)

@@ -63,12 +63,14 @@ class Captions(NamedTuple):
         ids, mask: int32 and bool `[b, L]`.
         inputs: the same, embedded.
         embed: (ids, mask, places in the batch) -> inputs of the cross branch.
+        places: where their real tokens stand, int32 `[C]` (`models/packing.py`); None = padding is not left out.
     """
 
     ids: jax.Array
     mask: jax.Array
     inputs: CrossInputs
     embed: Callable[[jax.Array, jax.Array, jax.Array], CrossInputs]
+    places: jax.Array | None = None
 
 
 class Pairs(NamedTuple):
@@ -155,15 +157,15 @@ def stage2(
         weights = shard.own(mining.median_weights(shard.gather(found.positive), found.valid))
     videos = shard.gather(pairs.videos)
 
-    def score(captions: CrossInputs, index: jax.Array, texts: jax.Array, columns: jax.Array) -> jax.Array:
-        """Scores of texts (rows `index` of `captions`, places `texts`) with the videos at places `columns`, `[P]` each."""
-        rows = pair_numbers(shard.numbers(texts), shard.numbers(columns))
-        return net.pair_scores(captions, videos, index, columns, chunk=options.chunk, key=key, rows=rows)
+    def numbers(texts: jax.Array, columns: jax.Array) -> jax.Array:
+        return pair_numbers(shard.numbers(texts), shard.numbers(columns))
 
     def of_own_texts(columns: jax.Array) -> jax.Array:
         """Scores of the texts that are here with the videos at `columns`, `[b, s]` both."""
-        index = jnp.repeat(jnp.arange(own.shape[0], dtype=jnp.int32), columns.shape[1])
-        return score(pairs.captions.inputs, index, own[index], columns.reshape(-1)).reshape(columns.shape)
+        return net.all_scores(
+            pairs.captions.inputs, videos, columns,
+            chunk=options.chunk, key=key, rows=numbers(own[:, None], columns), places=pairs.captions.places,
+        )  # fmt: skip
 
     known = None
     if pairs.pooled is not None:
@@ -181,7 +183,13 @@ def stage2(
     index = jnp.concatenate([index, jnp.repeat(index, options.negatives), chosen])
     if known is not None:
         index = index[own.shape[0] :]
-    return _chosen(lambda texts, columns: score(captions, index, texts, columns), known, negatives, found, weights)
+
+    def score(texts: jax.Array, columns: jax.Array) -> jax.Array:
+        """Scores of texts and videos at those places, `[P]` each."""
+        rows = numbers(texts, columns)
+        return net.pair_scores(captions, videos, index, columns, chunk=options.chunk, key=key, rows=rows)
+
+    return _chosen(score, known, negatives, found, weights)
 
 
 def _with_chosen(shard: Shard, captions: Captions, places: jax.Array) -> CrossInputs:

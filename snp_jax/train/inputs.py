@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from snp_jax.data import pipeline
@@ -20,6 +23,8 @@ from snp_jax.errors import UserError
 from snp_jax.train.build import required
 from snp_jax.train.compat import Compat
 from snp_jax.train.processes import is_first
+from snp_jax.train.sharding import batch_shards
+from snp_jax.train.tasks import TEXT_PLACES
 
 ANSWERS = "answers.json"
 HOST_KEYS = ("video_id", "failure")
@@ -150,6 +155,21 @@ def text_of_task(config: ConfigDict, tokenizer: Tokenizer, workdir: Path, videos
     return CaptionText(tokenizer, config.text.max_len)
 
 
+def trim_texts(arrays: Mapping[str, np.ndarray], config: ConfigDict, mesh: Mesh) -> dict[str, np.ndarray]:
+    """A training batch whose texts cost what they hold: `cut_padding` and `text_places`, as far as `config` and `mesh` allow.
+
+    With several processes nothing changes, since their shapes must agree.
+    """
+    if jax.process_count() > 1:
+        return dict(arrays)
+    arrays, parts = cut_padding(arrays, config.text.bucket), batch_shards(mesh)
+    one_program_a_part = config.optim.accumulate == 1 and (config.mesh.reduce == "once" or parts == 1)
+    if config.task != "tagging" and one_program_a_part:  # tagging runs no text through BERT
+        places = text_places(arrays["text_mask"], config.text.pack, parts)
+        arrays |= {} if places is None else {TEXT_PLACES: places}
+    return arrays
+
+
 def cut_padding(arrays: Mapping[str, np.ndarray], multiple: int) -> dict[str, np.ndarray]:
     """The batch without the padding that all its texts share: cut to the longest text, rounded up to `multiple` tokens.
 
@@ -165,3 +185,30 @@ def cut_padding(arrays: Mapping[str, np.ndarray], multiple: int) -> dict[str, np
         longest = max(int(np.flatnonzero(real).max(initial=0)) + 1, 1)
         length = min(length, -(-longest // multiple) * multiple)
     return {name: value[..., :length] if name in TEXT_KEYS else value for name, value in arrays.items()}
+
+
+def text_places(mask: np.ndarray, fractions: int, parts: int) -> np.ndarray | None:
+    """Where the real tokens of a batch's texts stand, for `models/packing.py`.
+
+    Each part of the batch has room for equally many. The room is one of a few fractions of the padded size, so that few shapes
+    are compiled, and a function of the batch alone, so that a resumed run computes the same.
+
+    Args:
+        mask: bool `[B, ..., L]`, True = real.
+        fractions: F; the room is a multiple of 1 / F of the padded size. 0 = leave padding where it is.
+        parts: programs that the rows are split over.
+
+    Returns:
+        int32 `[parts * C]`, flat places inside each part's own `[B / parts * ... * L]`; its size where the room is not used.
+        None where no padding would be left out.
+    """
+    mask = mask.reshape(parts, -1)
+    size, most = mask.shape[1], int(mask.sum(axis=1).max())
+    room = math.ceil(math.ceil(most * fractions / size) * size / fractions) if fractions else size
+    if room >= size:
+        return None
+    places = np.full((parts, room), size, np.int32)
+    for row, real in zip(places, mask, strict=True):
+        found = np.flatnonzero(real)
+        row[: len(found)] = found
+    return places.reshape(-1)

@@ -101,9 +101,8 @@ def run(config: ConfigDict, workdir: Path, profile: ProfileSteps | None = None) 
             batch = next(batches)
             broken.update(batch)
             arrays = {name: value for name, value in batch.items() if name not in inputs.HOST_KEYS}
-            arrays = inputs.cut_padding(arrays, config.text.bucket if jax.process_count() == 1 else 0)  # shapes must agree
             profiler.before(number, state)
-            state, metrics = step(state, sharding.put_batch(arrays, mesh))
+            state, metrics = step(state, sharding.put_batch(inputs.trim_texts(arrays, config, mesh), mesh))
             progress.advance()
             bad.update(number + 1, metrics["skipped"], batch["video_id"][batch["valid"]])
             if (number + 1) % config.train.log_every == 0 or number + 1 == last:

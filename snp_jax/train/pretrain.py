@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 
 from snp_jax.models.network import Network
+from snp_jax.models.packing import Packing
 from snp_jax.models.snp import Clips, Cross, CrossInputs, Text
 from snp_jax.objectives import contrast, masking, matching, order, tagging
 from snp_jax.objectives.contrast import Sides
@@ -21,7 +22,19 @@ from snp_jax.objectives.masking import Masked
 from snp_jax.objectives.total import SumCount, nan_if_empty
 from snp_jax.train.choices import FalseCaptions, Masker, PretrainChoices
 from snp_jax.train.gvtm import Captions, Computed, Everyone, Pairs, gather_everyone
-from snp_jax.train.tasks import Batch, Forward, Keys, MatchingTask, Outcome, embed_raw, encode_frames, frames_of, repeated_rows
+from snp_jax.train.tasks import (
+    TEXT_PLACES,
+    Batch,
+    Forward,
+    Keys,
+    MatchingTask,
+    Outcome,
+    embed_raw,
+    encode_frames,
+    frames_of,
+    packing,
+    repeated_rows,
+)
 
 WORDS_OF = {"after": ("after",), "before": ("before",), "both": ("after", "before")}
 """Word features that each setting of LVWM compares: last hidden states, or outputs of the embedding layer."""
@@ -106,7 +119,7 @@ class PretrainTask(MatchingTask):
         maskable, maskable_there = (masking.special_free(x, mask, self.special_ids) for x in (ids, to_mask))
         clips = encode_frames(net, frames, batch, self.num_clips, keys["video"])
         masked = choices.mask(to_mask, maskable_there)
-        raw, read = self.read_captions(net, ids, masked, mask, keys)
+        raw, read = self.read_captions(net, batch, masked, keys)
         cross_masked = choices.attend(masked, ids, maskable, raw.importance)
         videos = net.clip_inputs(clips.tokens, clips.mask, key=keys["clips"])
         everyone = gather_everyone(net.shard, raw, clips, valid)
@@ -114,9 +127,10 @@ class PretrainTask(MatchingTask):
         if self.on("mlm_text"):
             parts.append(self.words(net, "text", read.sequence, self.text_labels(masked, cross_masked), valid))
         caption = net.caption_inputs(cross_masked.ids, mask, key=keys["caption"])
-        captions, pooled = self.captions_to_match(net, raw, ids, masked, mask, keys), None
+        captions, pooled = self.captions_to_match(net, raw, batch, masked, keys), None
         if self.on("mlm_cross") or self.on("itm") or (self.on("fom") and self.compat.order_over_batch):
-            crossed, pooled = self.cross_own(net, caption, captions.inputs, videos, choices.attends(), keys)
+            with_clips = packing(batch, more=videos.mask.shape[1])
+            crossed, pooled = self.cross_own(net, caption, captions.inputs, videos, with_clips, choices.attends(), keys)
             parts.append(Computed({}, {}, {"cross": crossed}))
         if self.on("mlm_cross"):
             parts.append(self.words(net, "cross", crossed.sequence, cross_masked.labels, valid))
@@ -138,15 +152,16 @@ class PretrainTask(MatchingTask):
         return Forward(Computed(terms, metrics, shown), memory)
 
     # ------------------------------------------------------------------ captions
-    def read_captions(self, net: Network, ids, masked: Masked, mask, keys: Keys) -> tuple[Text, Text]:
+    def read_captions(self, net: Network, batch: Batch, masked: Masked, keys: Keys) -> tuple[Text, Text]:
         """The text branch on the raw captions, and on what L1 predicts from: one pass of both halves."""
+        ids, mask = batch["text_ids"], batch["text_mask"]
         if self.compat.raw_text_words or not self.on("mlm_text"):
-            raw = net.text(ids, mask, key=keys["text"])
+            raw = net.text(ids, mask, packing=packing(batch), key=keys["text"])
             return raw, raw
         rows = self.raw_rows(net.shard.rows(ids.shape[0]))
         both = net.text(
-            jnp.concatenate([ids, masked.ids]), jnp.concatenate([mask, mask]), key=keys["text"],
-            rows=jnp.concatenate([rows, rows + 1]),
+            jnp.concatenate([ids, masked.ids]), jnp.concatenate([mask, mask]), packing=packing(batch, copies=2),
+            key=keys["text"], rows=jnp.concatenate([rows, rows + 1]),
         )  # fmt: skip
         return tuple(jax.tree.map(lambda x, i=i: jnp.split(x, 2)[i], both) for i in range(2))
 
@@ -164,6 +179,7 @@ class PretrainTask(MatchingTask):
         caption: CrossInputs,
         matched: CrossInputs,
         videos: CrossInputs,
+        with_clips: Packing | None,
         attends: bool | jax.Array,
         keys: Keys,
     ) -> tuple[Cross, jax.Array | None]:
@@ -174,29 +190,35 @@ class PretrainTask(MatchingTask):
         Args:
             caption: what the masked words of the cross branch are read from.
             matched: what stage 2 reads.
+            with_clips: packing of a caption and its video.
             attends: whether `caption` is masked by attention: True, False, or a bool scalar which decides on the device.
 
         Returns:
             The output, and the pooled one `[B, D]` or None where it is not known.
         """
+
+        def cross(caption: CrossInputs) -> Cross:
+            return net.cross(caption, videos, packing=with_clips, key=keys["cross"])
+
         if attends is True or self.matching_caption != "masked" or not self.on("gvtm_stage2"):
-            return net.cross(caption, videos, key=keys["cross"]), None
-        shared = net.cross(matched, videos, key=keys["cross"])
+            return cross(caption), None
+        shared = cross(matched)
         if attends is False:
             return shared, shared.pooled
-        crossed = jax.lax.cond(attends, lambda: net.cross(caption, videos, key=keys["cross"]), lambda: shared)
+        crossed = jax.lax.cond(attends, lambda: cross(caption), lambda: shared)
         return crossed, shared.pooled
 
-    def captions_to_match(self, net: Network, raw: Text, ids, masked: Masked, mask, keys: Keys) -> Captions:
+    def captions_to_match(self, net: Network, raw: Text, batch: Batch, masked: Masked, keys: Keys) -> Captions:
         """What stage 2 reads."""
+        ids, mask, places = batch["text_ids"], batch["text_mask"], batch.get(TEXT_PLACES)
         if self.matching_caption == "raw":
             embed = functools.partial(embed_raw, net, keys, lambda places: self.raw_rows(net.shard.numbers(places)))
-            return Captions(ids, mask, net.raw_caption(raw, ids, mask, key=keys["caption"]), embed)
+            return Captions(ids, mask, net.raw_caption(raw, ids, mask, key=keys["caption"]), embed, places)
 
         def embed(ids: jax.Array, mask: jax.Array, places: jax.Array) -> CrossInputs:
             return net.caption_inputs(ids, mask, key=keys["caption"], rows=net.shard.numbers(places))
 
-        return Captions(masked.ids, mask, net.caption_inputs(masked.ids, mask, key=keys["caption"]), embed)
+        return Captions(masked.ids, mask, net.caption_inputs(masked.ids, mask, key=keys["caption"]), embed, places)
 
     # ------------------------------------------------------------------ terms
     def _counted(self, net: Network, term: SumCount) -> SumCount:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -16,6 +17,7 @@ import jax.numpy as jnp
 
 from snp_jax.data import augment
 from snp_jax.models.network import Network
+from snp_jax.models.packing import Packing, packing_of
 from snp_jax.models.snp import Clips, CrossInputs
 from snp_jax.objectives import matching
 from snp_jax.objectives.total import SumCount
@@ -24,6 +26,9 @@ from snp_jax.train.choices import PairChoices
 from snp_jax.train.compat import Compat
 from snp_jax.train.gvtm import Captions, Computed, Everyone, MatchingOptions, Pairs
 from snp_jax.train.momentum import Memory, MocoOptions
+
+TEXT_PLACES = "text_places"
+"""Batch key: where the real tokens of the texts stand, int32 `[C]`; what has it leaves their padding out."""
 
 Batch = Mapping[str, jax.Array]
 Keys = Mapping[str, jax.Array | None]
@@ -136,10 +141,10 @@ class RetrievalTask(MatchingTask):
         """The step as a pure function of normalised frames `[B, T, H, W, 3]`, choices and dropout keys (None = no dropout)."""
         ids, mask = batch["text_ids"], batch["text_mask"]
         clips = encode_frames(net, frames, batch, self.num_clips, keys["video"])
-        text = net.text(ids, mask, key=keys["text"])
+        text = net.text(ids, mask, packing=packing(batch), key=keys["text"])
         videos = net.clip_inputs(clips.tokens, clips.mask, key=keys["clips"])
         embed = functools.partial(embed_raw, net, keys, net.shard.numbers)
-        captions = Captions(ids, mask, net.raw_caption(text, ids, mask, key=keys["caption"]), embed)
+        captions = Captions(ids, mask, net.raw_caption(text, ids, mask, key=keys["caption"]), embed, batch.get(TEXT_PLACES))
         pairs = Pairs(text, clips, captions, videos, batch["valid"])
         everyone = gvtm.gather_everyone(net.shard, text, clips, batch["valid"])
         return self.match(net, pairs, everyone, frames, batch, choices, keys, memory)
@@ -161,7 +166,8 @@ class AnswerTask(Task):
     def forward(self, net: Network, frames: jax.Array, batch: Batch, keys: Keys) -> Computed:
         """The step on normalised frames `[B, T, H, W, 3]`. Shows "pooled" `[B, D]` and "logits" `[B, answers]`."""
         clips = encode_frames(net, frames, batch, self.num_clips, keys["video"])
-        pooled = cross_pooled(net, clips, batch["text_ids"], batch["text_mask"], keys["cross"])
+        with_clips = packing(batch, more=clips.tokens.shape[1] + 1)
+        pooled = cross_pooled(net, clips, batch["text_ids"], batch["text_mask"], keys["cross"], packing=with_clips)
         logits = net.head("answer_logits", pooled)
         scored = matching.choice_loss(logits, batch["label"], batch["valid"])
         return Computed({"answer": scored["loss"]}, {"accuracy": scored["accuracy"]}, {"pooled": pooled, "logits": logits})
@@ -188,7 +194,8 @@ class ChoiceTask(Task):
         mask = batch["text_mask"].reshape(pairs * options, length)
         repeated = jax.tree.map(lambda x: jnp.repeat(x, options, axis=0), clips)
         rows = repeated_rows(net.shard.rows(pairs), options)
-        pooled = cross_pooled(net, repeated, ids, mask, keys["cross"], rows)
+        with_clips = packing(batch, more=clips.tokens.shape[1] + 1)
+        pooled = cross_pooled(net, repeated, ids, mask, keys["cross"], rows, packing=with_clips)
         logits = net.match(pooled, key=keys["match"], rows=rows).reshape(pairs, options)
         scored = matching.choice_loss(logits, batch["label"], batch["valid"])
         return Computed({"choice": scored["loss"]}, {"accuracy": scored["accuracy"]}, {"logits": logits})
@@ -208,9 +215,26 @@ def repeated_rows(rows: jax.Array, count: int) -> jax.Array:
     return (rows[:, None] * jnp.uint32(count) + jnp.arange(count, dtype=jnp.uint32)).reshape(-1)
 
 
-def cross_pooled(net: Network, clips: Clips, ids, mask, key: jax.Array | None, rows: jax.Array | None = None) -> jax.Array:
-    """Pooled cross-branch output of text i with video i, `[B, D]`; `rows` as in `Network`."""
+def packing(batch: Batch, *, copies: int = 1, more: int = 0) -> Packing | None:
+    """`packing_of` the batch's texts (those of a choice one by one), or None where the batch says nothing of it."""
+    if TEXT_PLACES not in batch:
+        return None
+    *rows, length = batch["text_mask"].shape
+    return packing_of(batch[TEXT_PLACES], (math.prod(rows), length), copies=copies, more=more)
+
+
+def cross_pooled(
+    net: Network,
+    clips: Clips,
+    ids: jax.Array,
+    mask: jax.Array,
+    key: jax.Array | None,
+    rows: jax.Array | None = None,
+    *,
+    packing: Packing | None = None,
+) -> jax.Array:
+    """Pooled cross-branch output of text i with video i, `[B, D]`; `rows` and `packing` as in `Network`."""
     keys = (None,) * 3 if key is None else jax.random.split(key, 3)
     caption = net.caption_inputs(ids, mask, key=keys[0], rows=rows)
     videos = net.clip_inputs(clips.tokens, clips.mask, key=keys[1], rows=rows)
-    return net.cross_pooled(caption, videos, key=keys[2], rows=rows)
+    return net.cross_pooled(caption, videos, packing=packing, key=keys[2], rows=rows)

@@ -11,7 +11,8 @@ import optax
 import pytest
 from steps import Run, make_batch
 
-from snp_jax.train import sharding
+from snp_jax.data.text import load_tokenizer
+from snp_jax.train import inputs, sharding
 from snp_jax.train.state import abstract_state
 
 ONE, EIGHT = {"data": 1}, {"data": 8}
@@ -39,8 +40,7 @@ def everything(tiny_config, **changes):
     config.model.visual.drop_path = 0.2
     config.objective.weights.update(itm=1.0, fom=1.0, tags=1.0)
     config.objective.matching.update(negatives=2, reweight="median", chunk=5, similarity_chunk=3)
-    for key, value in changes.items():
-        config.objective.update({key: value})
+    config.objective.update_from_flattened_dict(changes)
     return config
 
 
@@ -99,6 +99,43 @@ def test_every_task_gives_the_same(task, tiny_config):
     one, *others = [run.take(2) for run in runs]
     for other in others:
         assert_same(one, other)
+
+
+# ---------------------------------------------------------------------- packed texts
+def of_many_lengths(config):
+    """A batch whose texts have from a half to all of the tokens."""
+    batch = make_batch(config, load_tokenizer(config.text.tokenizer))
+    length = batch["text_mask"].shape[-1]
+    rows = np.arange(batch["text_mask"][..., 0].size).reshape(batch["text_mask"].shape[:-1])
+    batch["text_mask"] &= np.arange(length) < (length // 2 + rows % 3)[..., None]
+    return batch
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("task", ["pretrain", "retrieval", "qa", "choice"])
+def test_without_padding_a_step_computes_the_same(task, tiny_config):
+    config = tiny_config(task)
+    config.optim.learning_rate = 1e-5
+    config.model.bert.update(dropout=0.0, attention_dropout=0.0)
+    config.objective.matching.update(chunk=16)
+    batch, run = of_many_lengths(config), Run(config, ONE)
+    packed = inputs.trim_texts(batch, config, run.mesh)
+    assert packed["text_places"].size < packed["text_mask"].size
+    padded = {name: x for name, x in packed.items() if name != "text_places"}
+    assert_same(run.take(2, padded), run.take(2, packed))
+
+
+@pytest.mark.slow
+def test_one_device_and_eight_compute_the_same_without_padding(tiny_config):
+    """With dropout, which is drawn by the token; each device has room for the most tokens that one of them holds."""
+    config = everything(tiny_config, **{"matching.negatives": 0, "matching.chunk": 16})
+    batch, found = of_many_lengths(config), []
+    for mesh in (ONE, {"data": 4, "fsdp": 2}):
+        run = Run(config, mesh)
+        packed = inputs.trim_texts(batch, config, run.mesh)
+        assert "text_places" in packed
+        found.append(run.take(2, packed))
+    assert_same(*found)
 
 
 # ---------------------------------------------------------------------- accumulation

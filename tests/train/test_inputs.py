@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import jax
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
@@ -11,7 +12,7 @@ from configs import common
 from snp_jax.data.pipeline import open_source
 from snp_jax.data.tasks import CaptionText, TwoWindowsText
 from snp_jax.errors import UserError
-from snp_jax.train import inputs
+from snp_jax.train import build, inputs
 
 
 def config(num_answers):
@@ -103,6 +104,29 @@ def test_padding_that_all_texts_share_is_cut(lengths, multiple, kept):
         wanted = batch[name][..., :kept] if name.startswith("text") else batch[name]
         np.testing.assert_array_equal(value, wanted, name)
     assert cut["text_mask"].sum() == mask.sum()
+
+
+def test_places_of_real_tokens_and_the_room_for_them():
+    mask = np.arange(8) < np.array([3, 2, 8, 1])[:, None]
+    np.testing.assert_array_equal(inputs.text_places(mask[[0, 1]], 8, 1), [0, 1, 2, 8, 9, 16])  # 5 of 16, room for 3/8
+    np.testing.assert_array_equal(inputs.text_places(mask[[0, 1]], 2, 1), [0, 1, 2, 8, 9, 16, 16, 16])
+    np.testing.assert_array_equal(inputs.text_places(mask[[0, 1, 1, 3]], 8, 2), [0, 1, 2, 8, 9, 16, 0, 1, 8, 16, 16, 16])
+    for padded in (inputs.text_places(mask[[2]], 8, 1), inputs.text_places(mask, 0, 1), inputs.text_places(mask[:, :3], 8, 4)):
+        assert padded is None
+    options = mask[[0, 1, 3]][None]  # of a choice: [1, 3, 8]
+    np.testing.assert_array_equal(inputs.text_places(options, 4, 1), [0, 1, 2, 8, 9, 16])
+
+
+def test_texts_are_packed_where_one_program_a_part_reads_them(monkeypatch):
+    config, mesh = common.base("pretrain"), build.build_mesh(common.base("pretrain"), jax.devices()[:1])
+    arrays = {"text_mask": np.arange(30) < np.array([5, 3])[:, None], "valid": np.ones(2, bool)}
+    assert inputs.trim_texts(arrays, config, mesh)["text_places"].shape == (8,)  # cut to 8 tokens a text, 8 of 16 are real
+    for key, value in {"text.pack": 0, "optim.accumulate": 2, "task": "tagging"}.items():
+        changed = common.base("pretrain")
+        changed.update_from_flattened_dict({key: value})
+        assert inputs.trim_texts(arrays, changed, mesh).keys() == arrays.keys(), key
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    assert inputs.trim_texts(arrays, config, mesh)["text_mask"].shape == (2, 30)  # shapes must agree
 
 
 def test_padding_of_options_is_cut_to_the_longest_option():

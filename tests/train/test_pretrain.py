@@ -67,7 +67,7 @@ class RecordingNet:
         features = jax.random.normal(jax.random.key(0), (PAIRS, num_clips, WIDTH))
         return Clips(features, features / 10, jnp.ones((PAIRS, num_clips), bool))
 
-    def text(self, ids, mask, *, key=None, rows=None):
+    def text(self, ids, mask, *, packing=None, key=None, rows=None):
         self.read["text"].append(np.asarray(ids))
         hidden = self.hidden(ids) / 10
         return Text(-hidden, hidden, hidden[:, 1] / 10, jnp.ones(ids.shape))
@@ -84,12 +84,12 @@ class RecordingNet:
     def spread(self, x):
         return x
 
-    def cross(self, caption, clips, *, key=None, rows=None):
+    def cross(self, caption, clips, *, packing=None, key=None, rows=None):
         self.read["cross"].append(np.asarray(caption.embedded[..., 0], np.int32))
         pooled = jnp.arange(len(caption.mask), dtype=jnp.float32)[:, None] * jnp.ones(WIDTH)
         return Cross(caption.embedded, clips.embedded, pooled)
 
-    def cross_pooled(self, caption, clips, *, key=None, rows=None):
+    def cross_pooled(self, caption, clips, *, packing=None, key=None, rows=None):
         return self.cross(caption, clips, key=key).pooled
 
     def order(self, clips, mask, *, key=None, rows=None):
@@ -104,6 +104,10 @@ class RecordingNet:
     def pair_scores(self, captions, videos, texts, columns, *, chunk, key=None, rows=None):
         self.pairs.append((np.asarray(texts), np.asarray(columns)))
         return jnp.zeros(len(texts))
+
+    def all_scores(self, captions, videos, columns, *, chunk, key=None, rows=None, places=None):
+        texts = jnp.repeat(jnp.arange(len(columns)), columns.shape[1])
+        return self.pair_scores(captions, videos, texts, columns.reshape(-1), chunk=chunk).reshape(columns.shape)
 
 
 class ScoringNet(RecordingNet):
@@ -296,6 +300,29 @@ def test_losses_are_the_same_whether_the_two_share_a_pass_or_not():
     for terms, scores in (shared, decided):
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5), terms, apart[0])
         np.testing.assert_allclose(scores, apart[1], rtol=0, atol=0.01 * spread)
+
+
+@pytest.mark.parametrize("chunk", [0, 8, 3])
+def test_losses_are_the_same_without_padding(chunk):
+    """Captions of 5, 3, 5 and 4 tokens, room for more; in chunks of all, of two videos a caption, and too small for packing."""
+    net, frames, batch = tiny_step()
+    batch = batch | {"text_mask": np.arange(LENGTH) < np.array([5, 3, 5, 4])[:, None]}
+    places = np.append(np.flatnonzero(batch["text_mask"]), [PAIRS * LENGTH] * 2).astype(np.int32)
+    on = ("mlm_text", "mlm_cross", "gvtm_stage1", "gvtm_stage2", "lvwm")
+    matching = dataclasses.replace(MATCHING, chunk=chunk)
+    task = dataclasses.replace(TASK, weights={name: float(name in on) for name in TASK.weights}, matching=matching)
+    choices = FixedChoices(MASKED, None, np.array([[1, 1]] * PAIRS))
+
+    @jax.jit
+    def losses(frames, batch):
+        computed, _ = task.forward(net, frames, batch, choices, KEYS, None)
+        return {name: mean(term) for name, term in computed.terms.items()}, computed.shown["scores"]
+
+    padded, packed = losses(frames, batch), losses(frames, batch | {"text_places": places})
+    spread = np.ptp(padded[1])
+    assert set(padded[0]) == set(on) and spread > 1e-4
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-5), padded[0], packed[0])
+    np.testing.assert_allclose(packed[1], padded[1], rtol=0, atol=0.01 * spread)
 
 
 class MinedChoices(PretrainChoices):
