@@ -18,7 +18,7 @@ from snp_jax.data.words import DEFAULT_ABANDON, DEFAULT_TOP_K, MinedWords, save_
 from snp_jax.data.words_mining import mine_words
 from snp_jax.data.words_parts import Parts, describe_files
 from snp_jax.data.words_release import import_release
-from snp_jax.data.words_report import draw_words, text_report
+from snp_jax.data.words_report import PICTURE_SUFFIXES, draw_words, text_report
 from snp_jax.errors import run_cli
 
 
@@ -40,6 +40,10 @@ def main() -> None:
     parser.add_argument("--top-k", type=int, default=DEFAULT_TOP_K, help="for the report (default: %(default)s)")
     parser.add_argument("--picture", help="also draw the most frequent words (.png, .svg or .pdf)")
     args = parser.parse_args()
+    if args.jobs is not None and args.jobs < 1:
+        parser.error(f"--jobs must be at least 1, found {args.jobs}")
+    if args.picture and Path(args.picture).suffix not in PICTURE_SUFFIXES:
+        parser.error(f"--picture must end in {', '.join(PICTURE_SUFFIXES)}, found {args.picture}")
 
     # Read before the long part, so that a wrong path fails at once.
     tokenizers = {args.tokenizer: load_tokenizer(args.tokenizer)} if args.tokenizer else {}
