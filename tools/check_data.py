@@ -27,6 +27,8 @@ def main() -> None:
     parser.add_argument("--deep", action="store_true", help="decode every frame")
     parser.add_argument("--samples", type=int, default=12, help="examples per split on the page (default 12)")
     options = parser.parse_args()
+    if options.jobs < 0:
+        parser.error(f"--jobs must be at least 0 (in this process), found {options.jobs}")
     total = sum(summary.videos for summary in read_summaries(options.data).values())
     reading = Reading(num_workers=options.jobs, num_threads=1)
     with tqdm(total=total, desc="checking", unit="file") as bar:
@@ -38,9 +40,11 @@ def main() -> None:
     (options.out / "report.html").write_text(check_page.page(report, STYLE), encoding="utf-8")
     for name, split in report.splits.items():
         broken = ", ".join(f"{count} {reason}" for reason, count in split.broken.items()) or "none broken"
-        print(f"{name}: {split.examples:,} examples, {split.captions:,} captions; {broken}")
+        print(f"{name}: {split.examples:,} examples, {split.captions:,} captions and questions; {broken}")
     for one in report.overlaps:
-        print(f"{one.first} and {one.second} share {one.ids:,} ids, {one.files:,} files, {one.captions:,} captions")
+        print(
+            f"{one.first} and {one.second} share {one.ids:,} ids, {one.files:,} files, {one.captions:,} captions or questions"
+        )
     print(f"open {options.out / 'report.html'}")
 
 

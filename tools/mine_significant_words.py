@@ -12,20 +12,20 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from snp_jax.data.corpus_files import iterate_captions, iterate_training_texts
+from snp_jax.data.corpus_files import iterate_captions, iterate_training_texts, training_file
 from snp_jax.data.text import load_tokenizer
 from snp_jax.data.words import DEFAULT_ABANDON, DEFAULT_TOP_K, MinedWords, save_words
 from snp_jax.data.words_mining import mine_words
 from snp_jax.data.words_parts import Parts, describe_files
 from snp_jax.data.words_release import import_release
-from snp_jax.data.words_report import draw_words, text_report
+from snp_jax.data.words_report import PICTURE_SUFFIXES, draw_words, text_report
 from snp_jax.errors import run_cli
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--data", help="folder dataset: the captions of its train.jsonl")
+    source.add_argument("--data", help="a folder dataset or a prepared one: the captions of its train split")
     source.add_argument("--captions", nargs="+", help=".txt (a caption a line), .jsonl, .csv or .tsv files")
     source.add_argument("--release", nargs="+", help="the release's word table and, after it, its lemma lists")
     parser.add_argument("--out", required=True, help="the words.json to write; work that is not done lies in <out>.parts")
@@ -40,6 +40,10 @@ def main() -> None:
     parser.add_argument("--top-k", type=int, default=DEFAULT_TOP_K, help="for the report (default: %(default)s)")
     parser.add_argument("--picture", help="also draw the most frequent words (.png, .svg or .pdf)")
     args = parser.parse_args()
+    if args.jobs is not None and args.jobs < 1:
+        parser.error(f"--jobs must be at least 1, found {args.jobs}")
+    if args.picture and Path(args.picture).suffix not in PICTURE_SUFFIXES:
+        parser.error(f"--picture must end in {', '.join(PICTURE_SUFFIXES)}, found {args.picture}")
 
     # Read before the long part, so that a wrong path fails at once.
     tokenizers = {args.tokenizer: load_tokenizer(args.tokenizer)} if args.tokenizer else {}
@@ -53,7 +57,7 @@ def main() -> None:
 
 
 def _mine(args: argparse.Namespace) -> MinedWords:
-    files = [Path(args.data) / "train.jsonl"] if args.data else [Path(name) for name in args.captions]
+    files = [training_file(args.data)] if args.data else [Path(name) for name in args.captions]
     captions = iterate_training_texts(args.data, captions_only=True) if args.data else iterate_captions(files)
     abandon = [word.strip().lower() for word in args.abandon.split(",") if word.strip()]
     return mine_words(captions, jobs=args.jobs, abandon=abandon, parts=Parts.beside(args.out, describe_files(files)))

@@ -19,7 +19,7 @@ from snp_jax.data.sources import beam, catalog
 from snp_jax.data.sources.builder import builder_for
 from snp_jax.data.sources.folder import read_folder
 from snp_jax.data.sources.prepare import Options, prepare
-from snp_jax.data.sources.prepared import read_notes, read_summaries, summary_table
+from snp_jax.data.sources.prepared import BROKEN_FILE, MISSING_FILE, read_notes, read_summaries, summary_table
 from snp_jax.data.sources.reencode import CODECS, Encoding
 from snp_jax.errors import run_cli
 
@@ -40,6 +40,9 @@ def main() -> None:
     print(summary_table(read_summaries(options.out)))
     for note in read_notes(options.out):
         print(f"note: {note}")
+    for path in (options.out / MISSING_FILE, options.out / BROKEN_FILE):
+        if path.exists():
+            print(f"{path} lists what is {path.stem}")
 
 
 def _parse() -> argparse.Namespace:

@@ -20,7 +20,7 @@ TRAINERS = {"sentencepiece": (train_sentencepiece, ".model"), "wordpiece": (trai
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     source = parser.add_mutually_exclusive_group(required=True)
-    source.add_argument("--data", help="folder dataset: captions, questions and options of its train.jsonl")
+    source.add_argument("--data", help="a folder dataset or a prepared one: captions, questions, options of its train split")
     source.add_argument("--captions", nargs="+", help=".txt (a caption a line) or .jsonl files")
     parser.add_argument("--vocab-size", type=int, required=True, help="upper limit; a small corpus gives fewer pieces")
     parser.add_argument("--kind", choices=sorted(TRAINERS), default="sentencepiece")

@@ -37,6 +37,7 @@ class SplitReport:
     Attributes:
         examples: records; `images`: those that are still images.
         broken: reason -> number; `broken_names`: some of them, id -> reason.
+        captions: and questions, here as in all that follows.
         seconds, captions_per_example, words_per_caption: minimum, 5 %, 25 %, 50 %, 75 %, 95 %, maximum; empty without any.
         lengths: histogram of the lengths of videos: [from, to, number] in seconds; `words`: of words per caption.
         sizes: "width x height" -> number, most frequent first.
@@ -63,7 +64,7 @@ class SplitReport:
 
 @dataclasses.dataclass(frozen=True)
 class Overlap:
-    """What two splits share: ids, files with identical bytes, captions; some of the files as pairs of ids."""
+    """What two splits share: ids, files with identical bytes, captions and questions; some of the files as pairs of ids."""
 
     first: str
     second: str

@@ -71,8 +71,8 @@ def _overlaps(overlaps: list[Overlap]) -> str:
          "; ".join(" = ".join(pair) for pair in one.examples[:3]))
         for one in overlaps
     ]  # fmt: skip
-    head = ("splits", "same id", "same file", "same caption", "for example")
-    note = "Identical files and ids in two splits are leaks. Short captions recur by chance."
+    head = ("splits", "same id", "same file", "same text", "for example")
+    note = "Identical files and ids in two splits are leaks. Short captions and questions recur by chance."
     return f'<section class="last"><h2>Duplicates between splits</h2><p class="note">{note}</p>{_table(head, rows)}</section>'
 
 
@@ -80,8 +80,8 @@ def _split(report: DatasetReport, name: str, split: SplitReport) -> str:
     facts = [
         ("examples", f"{split.examples:,}"),
         ("still images", f"{split.images:,}"),
-        ("captions", f"{split.captions:,}"),
-        ("captions that recur", f"{split.repeated:,}"),
+        ("captions and questions", f"{split.captions:,}"),
+        ("those that recur", f"{split.repeated:,}"),
         ("groups of identical files", f"{len(split.same_file):,}"),
     ]
     sizes = [(size, f"{count:,}") for size, count in list(split.sizes.items())[:8]]
@@ -91,7 +91,7 @@ def _split(report: DatasetReport, name: str, split: SplitReport) -> str:
         f"<section><h2>{escape(name)}</h2><div class='two'>"
         f"<div>{_table(('', ''), facts)}</div><div>{_table(('width x height', 'examples'), sizes)}</div>"
         f"<div><h3>Length in seconds</h3>{_bars(split.lengths)}{_spread(split.seconds)}</div>"
-        f"<div><h3>Words per caption</h3>{_bars(split.words)}{_spread(split.words_per_caption)}</div></div>"
+        f"<div><h3>Words per caption or question</h3>{_bars(split.words)}{_spread(split.words_per_caption)}</div></div>"
         + (f"<h3>Broken</h3><div class='two'><div>{_table(('reason', 'files'), broken)}</div>" if broken else "")
         + (f"<div class='last'>{_table(('id', 'reason'), named)}</div></div>" if broken else "")
         + f"<h3>Samples</h3><div class='samples'>{_samples(report, name, split)}</div></section>"

@@ -14,6 +14,8 @@ from pathlib import Path
 
 from snp_jax.errors import UserError
 
+_PREPARED = "prepared.json"
+
 
 def iterate_captions(files: Iterable[str | Path]) -> Iterator[str]:
     """Captions of files, one after the other; repeats kept, empty lines left out.
@@ -64,12 +66,16 @@ def read_training_texts(folder: str | Path, *, captions_only: bool = False) -> l
 
 
 def iterate_training_texts(folder: str | Path, *, captions_only: bool = False) -> Iterator[str]:
-    """Texts of a folder dataset's train.jsonl: of each line captions, then questions and options unless `captions_only`.
+    """Texts of the train split of a folder dataset or of a prepared one: of each video captions, then questions and options
+    unless `captions_only`.
 
     Raises:
-      UserError: no train.jsonl, or a malformed line.
+      UserError: no train split, or a malformed line.
     """
-    path = Path(folder) / "train.jsonl"
+    path = training_file(folder)
+    if path.name == _PREPARED:
+        yield from _prepared_texts(folder, captions_only)
+        return
     for where, entry in _json_lines(path):
         if not isinstance(entry, dict):
             raise UserError(f"{where}: expected a JSON object that describes a video, found {str(entry)[:40]!r}")
@@ -80,6 +86,12 @@ def iterate_training_texts(folder: str | Path, *, captions_only: bool = False) -
                 raise UserError(f'{where}: "questions" must be a list of objects with "question" and "answer"')
             yield from _strings([q.get("question", "") for q in questions], "questions", where)
             yield from _strings(entry.get("options", []), "options", where)
+
+
+def training_file(folder: str | Path) -> Path:
+    """The file that changes with the texts of `iterate_training_texts`: prepared.json where there is one, else train.jsonl."""
+    prepared = Path(folder) / _PREPARED
+    return prepared if prepared.exists() else Path(folder) / "train.jsonl"
 
 
 def write_atomically(path: str | Path, content: bytes) -> None:
@@ -93,6 +105,18 @@ def write_atomically(path: str | Path, content: bytes) -> None:
     except OSError as error:
         partial.unlink(missing_ok=True)
         raise UserError(f"{path}: cannot be written ({error.strerror}); free some space or choose another place") from error
+
+
+def _prepared_texts(folder: str | Path, captions_only: bool) -> Iterator[str]:
+    from snp_jax.data.sources.prepared import open_source  # TFDS is slow to load, and needed here alone
+
+    source = open_source(folder, "train")
+    for index in range(len(source)):
+        note = source[index].annotation
+        yield from note.captions
+        if not captions_only:
+            yield from (question.question for question in note.questions)
+            yield from note.options
 
 
 def _captions_of(entry: object, where: str) -> Sequence[str]:

@@ -121,8 +121,8 @@ class BatchStream(grain.DatasetIterator):
 
         Raises:
             StopIteration: a finite stream has ended.
-            RuntimeError: an example cannot be made (an error in the code or the data); the position is kept.
-            UserError: workers died or blocked again and again; the position is kept.
+            RuntimeError: an example cannot be made (an error in the code); the position is kept.
+            UserError: a record is damaged, or workers died or blocked again and again; the position is kept.
         """
         if self._closed:
             raise ValueError("the stream of batches is closed")
@@ -260,6 +260,8 @@ class _ReadAhead:
             if str(item).startswith(_DIED):
                 code = int(str(item).removeprefix(_DIED).partition(".")[0])
                 raise _WorkerDeath(_exit_words(code), self._gone()) from None
+            if isinstance(item, UserError):
+                raise item
             raise RuntimeError(
                 f"reading the data failed ({self._reading.num_workers} worker processes): {type(item).__name__}: {item}"
             ) from item

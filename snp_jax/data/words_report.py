@@ -15,6 +15,7 @@ from snp_jax.data.words import MinedWords, build_word_tables, lemma_lists
 PARTS = {"verb": "verbs", "noun": "nouns", "adj": "adjectives"}
 _COLOURS = {"verb": "#c44e52", "noun": "#4c72b0", "adj": "#55a868"}
 _COLUMN = 26
+PICTURE_SUFFIXES = (".png", ".svg", ".pdf")
 _SHOWN_LISTS = 10
 
 
@@ -52,7 +53,7 @@ def text_report(mined: MinedWords, *, count: int = 15, tokenizers: Mapping[str, 
 
 
 def draw_words(mined: MinedWords, path: str | Path, *, count: int = 20, top_k: int) -> None:
-    """Draws the most frequent words of each part of speech, and all counts by rank. `path` ends in .png, .svg or .pdf."""
+    """Draws the most frequent words of each part of speech, and all counts by rank. `path` has one of `PICTURE_SUFFIXES`."""
     figure = matplotlib.figure.Figure(figsize=(13, 8.5), layout="constrained")
     grid = figure.add_gridspec(2, len(PARTS), height_ratios=(3, 1.6))
     for column, (part, words) in enumerate(top_words(mined, count).items()):

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from snp_jax.data.corpus_files import read_captions, read_training_texts, write_atomically
+from snp_jax.data.corpus_files import read_captions, read_training_texts, training_file, write_atomically
 from snp_jax.data.text import SPECIAL_PIECES, SentencePieceTokenizer, WordPieceTokenizer, load_tokenizer
 from snp_jax.data.text_training import train_sentencepiece, train_wordpiece
 from snp_jax.errors import UserError
@@ -226,6 +226,13 @@ def test_read_training_texts(tmp_path):
     (tmp_path / "train.jsonl").write_text(json.dumps(entry) + "\n" + json.dumps({"captions": ["c3"]}) + "\n")
     assert read_training_texts(tmp_path) == ["c1", "c2", "q", "o1", "o2", "c3"]
     assert read_training_texts(tmp_path, captions_only=True) == ["c1", "c2", "c3"]
+
+
+@pytest.mark.parametrize("captions_only", [False, True])
+def test_texts_of_a_prepared_dataset_are_those_of_its_source(folder_dataset, prepared_dataset, captions_only):
+    texts = read_training_texts(prepared_dataset, captions_only=captions_only)
+    assert sorted(texts) == sorted(read_training_texts(folder_dataset, captions_only=captions_only)) and len(texts) >= 48
+    assert training_file(prepared_dataset).name == "prepared.json" and training_file(folder_dataset).name == "train.jsonl"
 
 
 @pytest.mark.parametrize("line", ["{", '{"video": "v.mp4"}', '{"captions": "text"}', "7"])

@@ -257,3 +257,25 @@ def test_mining_tool(tmp_path):
     assert "1 of 8 entries are significant" in done.stdout
     assert load_words(tmp_path / "words.json").abandon == ("grass", "is")
     assert not (tmp_path / "words.json.parts").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        (["--jobs", "-1"], "--jobs must be at least 1, found -1"),
+        (["--picture", "w.bmp"], "--picture must end in .png, .svg, .pdf"),
+    ],
+)
+def test_mining_tool_refuses_before_it_mines(tmp_path, arguments, message):
+    command = [
+        sys.executable,
+        "tools/mine_significant_words.py",
+        "--data",
+        tmp_path,
+        "--out",
+        tmp_path / "words.json",
+        *arguments,
+    ]
+    environment = {"PYTHONPATH": str(REPOSITORY), "PATH": ""}
+    done = subprocess.run(command, cwd=REPOSITORY, env=environment, capture_output=True, text=True)
+    assert done.returncode == 2 and message in done.stderr

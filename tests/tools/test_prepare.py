@@ -22,6 +22,7 @@ def test_prepare(folder_dataset, tmp_path, make_video):
     ]  # fmt: skip
     assert first.stdout.splitlines()[1].split()[:8] == ["train", "16", "48", "16", "16", "0.01", "0", "3"]
     assert "storing: 100%" in first.stderr
+    assert first.stdout.splitlines()[-1] == f"{out}/broken.jsonl lists what is broken"
     written = {file: file.stat().st_mtime_ns for file in out.iterdir()}
 
     again = prepare("folder", "--data", folder_dataset, "--out", out)
@@ -63,5 +64,8 @@ def test_names(tmp_path):
     assert "coco2017/official" in prepare("--help").stdout
     wrong = prepare("mrsvtt_qa", "--manual-dir", tmp_path, "--out", tmp_path / "out")
     assert wrong.returncode == 2 and wrong.stderr == "error: mrsvtt_qa: no such dataset; did you mean msrvtt_qa?\n"
+    misspelt = prepare("msrvt", "--manual-dir", tmp_path, "--out", tmp_path / "out")
+    hint = "did you mean msrvtt/7k_1ka or msrvtt/9k_1ka or msrvtt/6k_1ka?"
+    assert misspelt.stderr == f"error: msrvt: no such dataset; {hint}\n"
     unclear = prepare("msrvtt", "--manual-dir", tmp_path, "--out", tmp_path / "out")
     assert unclear.stderr == "error: msrvtt: choose one of msrvtt/7k_1ka, msrvtt/9k_1ka, msrvtt/6k_1ka\n"

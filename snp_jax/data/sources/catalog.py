@@ -90,6 +90,8 @@ def find(name: str) -> Dataset:
     variants = [known for known in DATASETS if known.startswith(f"{name}/")]
     if variants:
         raise UserError(f"{name}: choose one of {', '.join(variants)}")
-    close = difflib.get_close_matches(name, [*DATASETS, *_DEFAULTS], n=1)
-    hint = f"did you mean {close[0]}?" if close else f"known are {', '.join(DATASETS)}"
+    families = {known: known.partition("/")[0] for known in [*DATASETS, *_DEFAULTS]}
+    close = difflib.get_close_matches(name, dict.fromkeys([*families, *families.values()]), n=1)
+    meant = [known for known in DATASETS if families[known] == close[0]] or close if close else []
+    hint = f"did you mean {' or '.join(meant)}?" if meant else f"known are {', '.join(DATASETS)}"
     raise UserError(f"{name}: no such dataset; {hint}")

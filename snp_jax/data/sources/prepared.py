@@ -61,7 +61,11 @@ class Record:
 
 
 class VideoSource:
-    """A split of a prepared dataset with random access: `source[i]` is a `Record`. Pickles, for workers."""
+    """A split of a prepared dataset with random access: `source[i]` is a `Record`. Pickles, for workers.
+
+    Raises:
+        UserError: when a record is read that is damaged, or not there.
+    """
 
     def __init__(self, directory: str, split: str, summary: SplitSummary, data_source: Any):
         self.directory = directory
@@ -73,7 +77,14 @@ class VideoSource:
         return len(self._data_source)
 
     def __getitem__(self, index: int) -> Record:
-        example = self._data_source[index]
+        try:
+            example = self._data_source[index]
+        except (RuntimeError, OSError) as error:  # ArrayRecord's checksums
+            reason = str(error).partition(" (")[0]
+            raise UserError(
+                f"{self.directory}: record {index} of the {self.split} split cannot be read ({reason}): its file is damaged "
+                "or gone; copy the dataset again, or delete it and prepare it again"
+            ) from error
         return Record(from_example(example), bytes(example["video"]))
 
     def __repr__(self) -> str:
