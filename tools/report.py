@@ -56,6 +56,8 @@ def main() -> None:
     config = parse_config("configs/toy/retrieval.py", [f"--config.dataset.path={root}/tfds"])
     tuned, pretrained = open_run(root / "retrieval"), open_run(root / "pretrain")
     frames = Frames(config.dataset.path, config.evaluation.split, tuned.config.clip.num_clips)
+    only_stage1 = config.copy_and_resolve_references()
+    only_stage1.evaluation.rerank = 1  # heat maps need the encoded videos, not their scores
     parameters = sum(leaf.size for leaf in jax.tree.leaves(tuned.params))
     data = ReportData(
         title="snp-jax quickstart",
@@ -68,7 +70,7 @@ def main() -> None:
         results=results, bars=bars,
         runs=[Run(name, root / name / "metrics.jsonl", terms) for name, terms in TERMS.items()],
         queries=retrieval_queries(evaluate(tuned, config), frames, 10),
-        heat_maps=heat_maps(pretrained, evaluate(pretrained, config), frames, str(root / "words.json"), 3),
+        heat_maps=heat_maps(pretrained, evaluate(pretrained, only_stage1), frames, str(root / "words.json"), 3),
     )  # fmt: skip
     write_report(root / "report.html", data)
     print(format_results(results, bars))
