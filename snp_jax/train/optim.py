@@ -180,6 +180,7 @@ def _muon(options: OptimOptions) -> optax.GradientTransformation:
     """Muon on the weight matrices, which alone decay; Adam on everything else."""
     return optax.contrib.muon(
         lambda step: learning_rate(step, options),
+        ns_coeffs=((3.4445, -4.7750, 2.0315),) * 5,
         beta=options.beta1,
         adam_b1=options.beta1,
         adam_b2=options.beta2,
