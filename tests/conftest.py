@@ -196,7 +196,7 @@ def tiny_config(prepared_dataset: Path, text_files: dict[str, str]) -> Callable[
         config.reading.num_workers = 0
         config.text.update(text_files)
         config.text.max_len = 12
-        config.text.bucket = 0  # one shape, one compilation; and alike for one process and several
+        config.text.bucket = config.text.pack = 0  # one shape, one compilation; and alike for one process and several
         config.model.bert.update(width=16, layers=1, heads=2, mlp_width=32, max_positions=16)
         config.model.visual.embed_dims = (8, 8, 16, 16)
         for name, value in {"depths": 1, "heads": 1, "mlp_ratios": 2}.items():
