@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from PIL import Image
-from timing import Results
+from timing import Results, turns
 
 from snp_jax.data import augment, rand_augment
 from snp_jax.data.augment import AugmentOptions
@@ -135,19 +135,15 @@ def _measure(
             for name, library in hosts.items()
         },
     }
-    rounds, names = results.content["settings"]["rounds"], list(competitors)
     for run, _ in competitors.values():
         run(0)  # compiles
-    for number in range(rounds):
-        turn = number % len(names)
-        for name in names[turn:] + names[:turn]:
-            if len(results.samples(section, name)) <= number:
-                run, now = competitors[name]
-                started = now()
-                run(number + 1)
-                if now is time.process_time:
-                    time.sleep(_FREEING_S)
-                results.add(section, name, (now() - started) / len(clips))
+    for number, name in turns(results, section, competitors, results.content["settings"]["rounds"]):
+        run, now = competitors[name]
+        started = now()
+        run(number + 1)
+        if now is time.process_time:
+            time.sleep(_FREEING_S)
+        results.add(section, name, (now() - started) / len(clips))
     print(section, {name: f"{value * 1e3:.2f} ms" for name, value in results.medians(section).items()}, flush=True)
 
 

@@ -7,7 +7,7 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -53,19 +53,24 @@ def machine() -> dict[str, Any]:
     return {"cpu": model, "cores": len(os.sched_getaffinity(0)), "load_at_start": os.getloadavg()[0]}
 
 
-def interleave(results: Results, section: str, competitors: Mapping[str, Callable[[], Any]], rounds: int) -> None:
-    """Times every competitor once a round, in an order that turns; rounds that the file already has are not repeated.
-
-    A competitor must have run before (compilation is not measured) and must return only when its result is there.
-    """
-    names = list(competitors)
+def turns(results: Results, section: str, names: Iterable[str], rounds: int) -> Iterator[tuple[int, str]]:
+    """(round, name) of every sample that the file does not have yet: each name once a round, in an order that turns."""
+    names = list(names)
     for number in range(rounds):
         turn = number % len(names)
         for name in names[turn:] + names[:turn]:
-            if len(results.samples(section, name)) > number:
-                continue
-            start = time.perf_counter()
-            competitors[name]()
-            seconds = time.perf_counter() - start
-            results.add(section, name, seconds)
-            print(f"{section} round {number + 1}/{rounds}: {name} {seconds:.3f} s", flush=True)
+            if len(results.samples(section, name)) <= number:
+                yield number, name
+
+
+def interleave(results: Results, section: str, competitors: Mapping[str, Callable[[], Any]], rounds: int) -> None:
+    """Times every competitor in its `turns`.
+
+    A competitor must have run before (compilation is not measured) and must return only when its result is there.
+    """
+    for number, name in turns(results, section, competitors, rounds):
+        start = time.perf_counter()
+        competitors[name]()
+        seconds = time.perf_counter() - start
+        results.add(section, name, seconds)
+        print(f"{section} round {number + 1}/{rounds}: {name} {seconds:.3f} s", flush=True)

@@ -15,6 +15,7 @@ import os
 import random
 import shutil
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -37,17 +38,18 @@ def main() -> None:
     results = Results(options.json, {"captions": options.captions, "rounds": options.rounds, "seed": options.seed}, resume=True)
     results.content["pytorch"] = _has_pytorch()
     options.root.mkdir(parents=True, exist_ok=True)
-    files = {count: _corpus(options, count) for count in (options.captions // 10, options.captions // 2, options.captions)}
-    tenth, half, whole = files.values()
+    counts = {"tenth": options.captions // 10, "half": options.captions // 2, "whole": options.captions}
+    files = {name: _corpus(options, count) for name, count in counts.items()}
+    half, whole = files["half"], files["whole"]
     for number in range(options.rounds):
         for jobs in (1, 2) if number % 2 == 0 else (2, 1):
             _once(results, f"half, jobs {jobs}, round {number}", lambda jobs=jobs: _mine(half, jobs))
-    for name, file in (("tenth", tenth), ("whole", whole)):
-        _once(results, f"{name}, jobs 2", lambda file=file: _mine(file, 2))
-        few = _corpus(options, int(file.name.split("_")[0]), _FEW_NAMES)
+    for name in ("tenth", "whole"):
+        _once(results, f"{name}, jobs 2", lambda file=files[name]: _mine(file, 2))
+        few = _corpus(options, counts[name], _FEW_NAMES)
         _once(results, f"{name}, few names, jobs 2", lambda few=few: _mine(few, 2))
     _once(results, "killed", lambda: _kill_and_go_on(whole, results.content["runs"]["whole, jobs 2"]["seconds"], options.seed))
-    _conclude(results, {name: file for name, file in zip(("tenth", "half", "whole"), files.values(), strict=True)})
+    _conclude(results, counts, files)
     print(json.dumps(results.content["summary"], indent=1))
 
 
@@ -166,26 +168,27 @@ def _units(out: Path) -> int:
     return len(json.loads(plan.read_text())["units"]) if plan.exists() else 0
 
 
-def _conclude(results: Results, files: dict[str, Path]) -> None:
+def _conclude(results: Results, counts: dict[str, int], files: dict[str, Path]) -> None:
     """Medians over rounds, captions a second, growth of memory, and what 2.5 million would take at the same speed."""
-    runs, captions_of = results.content["runs"], {name: int(file.name.split("_")[0]) for name, file in files.items()}
-    for jobs in (1, 2):
-        for number in range(results.content["settings"]["rounds"]):
-            run = runs[f"half, jobs {jobs}, round {number}"]
-            for unit in ("seconds", "cpu_seconds"):
-                samples = results.samples(f"half, {unit}", f"jobs {jobs}")
-                if len(samples) <= number:
-                    samples.append(run[unit])
-    clock, whole = results.medians("half, seconds"), runs["whole, jobs 2"]
+    runs, rounds = results.content["runs"], range(results.content["settings"]["rounds"])
+
+    def medians(unit: str) -> dict[str, float]:
+        return {
+            f"jobs {jobs}": statistics.median(runs[f"half, jobs {jobs}, round {number}"][unit] for number in rounds)
+            for jobs in (1, 2)
+        }
+
+    clock, whole = medians("seconds"), runs["whole, jobs 2"]
     mined = [json.loads(_out(files[name]).read_text()) for name in ("tenth", "whole")]
-    per_s = captions_of["whole"] / whole["seconds"]
+    per_s = counts["whole"] / whole["seconds"]
     results.content["summary"] = {
         "captions_per_s": {
-            "half, jobs 1": captions_of["half"] / clock["jobs 1"],
-            "half, jobs 2": captions_of["half"] / clock["jobs 2"],
+            "half, jobs 1": counts["half"] / clock["jobs 1"],
+            "half, jobs 2": counts["half"] / clock["jobs 2"],
             "whole, jobs 2": per_s,
         },
-        "captions_per_cpu_s": captions_of["whole"] / whole["cpu_seconds"],
+        "half_cpu_seconds": medians("cpu_seconds"),
+        "captions_per_cpu_s": counts["whole"] / whole["cpu_seconds"],
         "jobs_2_vs_1": clock["jobs 1"] / clock["jobs 2"],
         "peak_rss_mib": {
             name: runs[f"{name}, jobs 2"]["peak_rss_mib"] for name in ("tenth", "whole", "tenth, few names", "whole, few names")
@@ -195,7 +198,7 @@ def _conclude(results: Results, files: dict[str, Path]) -> None:
         "same_bytes_after_a_kill": runs["killed"]["same_bytes"],
         "extrapolated_2_500_000": {
             "minutes, jobs 2": 2.5e6 / per_s / 60,
-            "pieces_mib": whole["pieces_mib"] * 2.5e6 / captions_of["whole"],
+            "pieces_mib": whole["pieces_mib"] * 2.5e6 / counts["whole"],
         },
     }
     results.write()

@@ -15,8 +15,7 @@ def tiny(task: str) -> ConfigDict:
     config.text.tokenizer = f"{ROOT}/tokenizer.model"
     config.text.words = f"{ROOT}/words.json"
     config.text.max_len = 20  # 97 of 100 captions fit
-    config.text.pack = 0
-    config.text.bucket = 0  # large batches nearly always hold a long caption; one compilation
+    config.text.bucket = config.text.pack = 0  # large batches nearly always hold a long caption; one compilation
 
     config.clip.num_clips = 8
     config.clip.image_size = (64, 64)

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from snp_jax.errors import UserError
 
-_PREPARED = "prepared.json"
+PREPARED_FILE = "prepared.json"
+"""In the folder of a prepared dataset (`sources/prepared.py`, which is slow to import)."""
 
 
 def iterate_captions(files: Iterable[str | Path]) -> Iterator[str]:
@@ -73,7 +74,7 @@ def iterate_training_texts(folder: str | Path, *, captions_only: bool = False) -
       UserError: no train split, or a malformed line.
     """
     path = training_file(folder)
-    if path.name == _PREPARED:
+    if path.name == PREPARED_FILE:
         yield from _prepared_texts(folder, captions_only)
         return
     for where, entry in _json_lines(path):
@@ -90,7 +91,7 @@ def iterate_training_texts(folder: str | Path, *, captions_only: bool = False) -
 
 def training_file(folder: str | Path) -> Path:
     """The file that changes with the texts of `iterate_training_texts`: prepared.json where there is one, else train.jsonl."""
-    prepared = Path(folder) / _PREPARED
+    prepared = Path(folder) / PREPARED_FILE
     return prepared if prepared.exists() else Path(folder) / "train.jsonl"
 
 

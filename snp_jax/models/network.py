@@ -130,8 +130,8 @@ class Network:
         video_index: jax.Array,
         *,
         chunk: int,
+        rows: jax.Array,
         key: jax.Array | None = None,
-        rows: jax.Array | None = None,
         places: jax.Array | None = None,
     ) -> jax.Array:
         """Matching scores of every caption with as many videos each; chunks as in `pair_scores`.
@@ -141,7 +141,7 @@ class Network:
             clips: embedded videos `[B_video, N+1, D]`.
             video_index: int32 `[B_text, s]`, rows of `clips`.
             chunk, key: as in `pair_scores`.
-            rows: the number of each pair, uint32 `[B_text, s]`.
+            rows: the number of each pair, uint32 `[B_text, s]`, for dropout.
             places: int32 `[C]`, where the real tokens of the captions stand (`packing.packing_of`): their padding is left out
                 then, unless a chunk is too small for a pair of each caption.
 
@@ -149,7 +149,6 @@ class Network:
             float32 `[B_text, s]`.
         """
         texts, count = video_index.shape
-        rows = jnp.arange(texts * count, dtype=jnp.uint32).reshape(texts, count) if rows is None else rows
         columns = min(chunk or texts * count, texts * count) // texts
         if places is None or columns == 0:
             text_index = jnp.repeat(jnp.arange(texts, dtype=jnp.int32), count)

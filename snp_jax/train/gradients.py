@@ -71,10 +71,10 @@ class Program:
     def outcome(self, params: Any, memory: Any, batch: Batch, key: jax.Array, part: jax.Array | int) -> Outcome:
         """Loss terms of a microbatch, augmented."""
         shard = dataclasses.replace(self.shard, parts=self.accumulate, part=part)
-        rows = {name: self._take(x, part) for name, x in batch.items() if name != TEXT_PLACES}
+        not_rows = {name: x for name, x in batch.items() if name == TEXT_PLACES}
+        rows = {name: self._take(x, part) for name, x in batch.items() if name not in not_rows}
         keys = row_keys(jax.random.fold_in(key, 1), shard.rows(rows["video"].shape[0]))
-        rows = each_row(functools.partial(training_batch, options=self.changes), keys, rows)
-        rows |= {name: x for name, x in batch.items() if name == TEXT_PLACES}  # no rows, and nothing to augment
+        rows = each_row(functools.partial(training_batch, options=self.changes), keys, rows) | not_rows
         held = {name: jax.lax.stop_gradient(tree) if name in self.freeze else tree for name, tree in params.items()}
         net = Network(self.model, held, self.spread, shard)
         return self.task.compute(net, rows, key, train=True, memory=memory)

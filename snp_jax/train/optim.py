@@ -45,6 +45,9 @@ MATRIX_RULES: tuple[tuple[str, bool], ...] = (
     (r".*", False),
 )
 """Ordered (pattern, Muon?) rules on parameter paths; what Muon leaves out (tables, norms, biases) goes to Adam."""
+MUON_ITERATIONS = ((3.4445, -4.7750, 2.0315),) * 5
+"""Coefficients of each Newton-Schulz iteration: optax's own, five times. Given once, optax unrolls the iterations instead of
+making them a loop."""
 MUON_RMS = 0.2
 """Root mean square of a Muon update at rate 1: that of a typical Adam update, so both share one rate (Liu et al. 2025)."""
 
@@ -180,7 +183,7 @@ def _muon(options: OptimOptions) -> optax.GradientTransformation:
     """Muon on the weight matrices, which alone decay; Adam on everything else."""
     return optax.contrib.muon(
         lambda step: learning_rate(step, options),
-        ns_coeffs=((3.4445, -4.7750, 2.0315),) * 5,
+        ns_coeffs=MUON_ITERATIONS,
         beta=options.beta1,
         adam_b1=options.beta1,
         adam_b2=options.beta2,

@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
 
-BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
-
 
 @pytest.fixture
-def benchmark(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    names = ("augment", "host_augment", "timing")
-    yield importlib.import_module("augment")
-    for name in names:  # their names are common ones
-        sys.modules.pop(name, None)
+def benchmark(load_benchmark):
+    return load_benchmark("augment")
 
 
 @pytest.mark.parametrize("library", ["Pillow", "OpenCV"])

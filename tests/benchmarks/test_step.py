@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -13,12 +12,9 @@ import pytest
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
-@pytest.fixture(scope="module")
-def timing():
-    spec = importlib.util.spec_from_file_location("benchmark_timing", BENCHMARKS / "timing.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture
+def timing(load_benchmark):
+    return load_benchmark("timing")
 
 
 def test_rounds_are_interleaved_and_a_stopped_run_goes_on(timing, tmp_path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 import sys
@@ -13,12 +12,9 @@ import pytest
 BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 
 
-@pytest.fixture(scope="module")
-def captions():
-    spec = importlib.util.spec_from_file_location("benchmark_captions", BENCHMARKS / "captions.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.captions
+@pytest.fixture
+def captions(load_benchmark):
+    return load_benchmark("captions").captions
 
 
 def test_captions_are_varied_and_repeatable(captions):

@@ -105,7 +105,7 @@ class RecordingNet:
         self.pairs.append((np.asarray(texts), np.asarray(columns)))
         return jnp.zeros(len(texts))
 
-    def all_scores(self, captions, videos, columns, *, chunk, key=None, rows=None, places=None):
+    def all_scores(self, captions, videos, columns, *, chunk, rows, key=None, places=None):
         texts = jnp.repeat(jnp.arange(len(columns)), columns.shape[1])
         return self.pair_scores(captions, videos, texts, columns.reshape(-1), chunk=chunk).reshape(columns.shape)
 

@@ -14,10 +14,10 @@ from typing import Any
 
 import tensorflow_datasets as tfds
 
+from snp_jax.data.corpus_files import PREPARED_FILE
 from snp_jax.data.records import Annotation, from_example
 from snp_jax.errors import UserError
 
-PREPARED_FILE = "prepared.json"
 MISSING_FILE = "missing.jsonl"
 BROKEN_FILE = "broken.jsonl"
 ANSWERS_FILE = "answers.json"
