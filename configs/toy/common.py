@@ -20,6 +20,7 @@ def tiny(task: str) -> ConfigDict:
     config.clip.num_clips = 8
     config.clip.image_size = (64, 64)
     config.reading.num_workers = 1
+    config.reading.num_threads = 1  # small frames: two would wait for each other
 
     config.model.head_dropout = 0.0
     config.model.bert.width = 96

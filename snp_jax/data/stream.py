@@ -34,6 +34,7 @@ from snp_jax.errors import UserError
 _READY_BATCHES = 2  # batches put together ahead of the step that uses them
 _CLOSING_S = 5.0  # patience with a thread or a worker that has been told to stop
 _WORKER_NAME = "grain-process-prefetch"  # how Grain calls its processes
+_TOGETHER = 8  # examples at most that a worker hands over at once: each time costs about a millisecond
 _SHARED_MEMORY_FROM = 16 * 1024  # bytes; smaller arrays are pickled, a shared block each would cost more
 _KEEP_MEMORY = {-1: 256 << 20, -3: 32 << 20}  # glibc's M_TRIM_THRESHOLD and M_MMAP_THRESHOLD (at most 32 MiB), in bytes
 _POSITION = "next_position"
@@ -69,22 +70,26 @@ class Share:
     total: int
 
 
-class _Rows(grain.MapDataset):
-    """The elements that a share has in the batches from `position` on, one after another."""
+class _Parts(grain.MapDataset):
+    """What a share has of the batches from `position` on, one after another, each in parts of `size` elements."""
 
-    def __init__(self, parent: grain.MapDataset, share: Share, position: int):
+    def __init__(self, parent: grain.MapDataset, share: Share, position: int, size: int):
         super().__init__(parent)
         self._share = share
         self._position = position
+        self._size = size
 
     def __len__(self) -> int:
-        return max(len(self._parent) - self._position, 0) // self._share.total * len(self._share.rows)
+        batches = max(len(self._parent) - self._position, 0) // self._share.total
+        return batches * (len(self._share.rows) // self._size)
 
     def __getitem__(self, index: int | slice) -> Any:
         if isinstance(index, slice):
             return self.slice(index)
-        batch, row = divmod(index, len(self._share.rows))
-        return self._parent[self._position + batch * self._share.total + self._share.rows[row]]
+        batch, part = divmod(index, len(self._share.rows) // self._size)
+        start = self._position + batch * self._share.total
+        rows = self._share.rows[part * self._size : (part + 1) * self._size]
+        return _stack([self._parent[start + row] for row in rows])
 
 
 class BatchStream(grain.DatasetIterator):
@@ -207,16 +212,18 @@ class BatchStream(grain.DatasetIterator):
         """Grain's iterator from the present position on."""
         if not flags.FLAGS.is_parsed():
             flags.FLAGS.mark_as_parsed()  # Grain reads absl flags when it starts workers
-        reading = self._reading
-        examples = _Rows(self._examples, self._share, self._position).to_iter_dataset(
-            grain.ReadOptions(num_threads=reading.num_threads, prefetch_buffer_size=reading.buffer)
+        reading, rows = self._reading, len(self._share.rows)
+        size = max(n for n in range(1, _TOGETHER + 1) if rows % n == 0)
+        buffer = max(reading.buffer // size, 1)
+        parts = _Parts(self._examples, self._share, self._position, size).to_iter_dataset(
+            grain.ReadOptions(num_threads=reading.num_threads, prefetch_buffer_size=buffer)
         )
         if reading.num_workers:
-            processes = grain.MultiprocessingOptions(reading.num_workers, per_worker_buffer_size=reading.buffer)
+            processes = grain.MultiprocessingOptions(reading.num_workers, per_worker_buffer_size=buffer)
             options = grain.experimental.DatasetOptions(min_shm_size=_SHARED_MEMORY_FROM)
-            examples = grain.experimental.WithOptionsIterDataset(examples, options)
-            examples = examples.mp_prefetch(processes, worker_init_fn=_start_worker)
-        return iter(examples.batch(len(self._share.rows), drop_remainder=True, batch_fn=_stack))
+            parts = grain.experimental.WithOptionsIterDataset(parts, options)
+            parts = parts.mp_prefetch(processes, worker_init_fn=_start_worker)
+        return iter(parts.batch(rows // size, drop_remainder=True, batch_fn=_join))
 
 
 class _WorkerDeath(Exception):
@@ -334,6 +341,10 @@ def _exit_words(code: int | None) -> str:
 
 def _stack(rows: Sequence[Mapping[str, Any]]) -> dict[str, np.ndarray]:
     return {name: np.stack([np.asarray(row[name]) for row in rows]) for name in rows[0]}
+
+
+def _join(parts: Sequence[Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
 def _start_worker(index: int, count: int) -> None:
