@@ -22,10 +22,11 @@ def main() -> None:
     parser.add_argument("--config", help="configs/<experiment>.py; --config.key=value overrides a key")
     parser.add_argument("--checkpoint", type=Path, help="working directory of a run, or one of its checkpoints")
     parser.add_argument("--out", type=Path, help="where the numbers go, as JSON")
+    parser.add_argument("--scores", type=Path, help="of retrieval: where every score goes, as .npz (docs/training.md)")
     parser.add_argument("--table", choices=("parameters",), help="a table that needs no run")
     arguments, overrides = parser.parse_known_args()
     if arguments.table:
-        if overrides or arguments.config or arguments.checkpoint or arguments.out:
+        if overrides or arguments.config or arguments.checkpoint or arguments.out or arguments.scores:
             raise UserError(f"--table {arguments.table} takes no other argument")
         print_parameters()
         return
@@ -33,12 +34,17 @@ def main() -> None:
         raise UserError("--config and --checkpoint are both needed to evaluate a run (or --table parameters alone)")
 
     from snp_jax.eval.evaluate import evaluate
+    from snp_jax.eval.scores import save_scores
     from snp_jax.eval.tables import format_results
     from snp_jax.train.config import parse_config
     from snp_jax.train.restore import open_run
 
     config = parse_config(arguments.config, overrides)
-    results = evaluate(open_run(arguments.checkpoint), config).results
+    if arguments.scores and config.task not in ("pretrain", "retrieval"):
+        raise UserError(f"--scores is for retrieval; {arguments.config} evaluates {config.task}: leave it out")
+    results, scores = evaluate(open_run(arguments.checkpoint), config)
+    if arguments.scores:
+        save_scores(arguments.scores, scores)
     if arguments.out:
         arguments.out.parent.mkdir(parents=True, exist_ok=True)
         arguments.out.write_text(json.dumps(results, indent=2) + "\n")

@@ -45,32 +45,30 @@ def main() -> None:
 
     import jax
 
-    from snp_jax.eval.evaluate import evaluate
     from snp_jax.eval.gallery import Frames, heat_maps, retrieval_queries
     from snp_jax.eval.report import ReportData, Run, write_report
+    from snp_jax.eval.scores import load_scores
     from snp_jax.eval.tables import Bars, format_results
     from snp_jax.train.config import parse_config
     from snp_jax.train.restore import open_run
 
     bars = Bars(t2v_r1=25.0, t2v_r10=70.0, qa_gain=25.0, mc=80.0)
     config = parse_config("configs/toy/retrieval.py", [f"--config.dataset.path={root}/tfds"])
-    tuned, pretrained = open_run(root / "retrieval"), open_run(root / "pretrain")
-    frames = Frames(config.dataset.path, config.evaluation.split, tuned.config.clip.num_clips)
-    only_stage1 = config.copy_and_resolve_references()
-    only_stage1.evaluation.rerank = 1  # heat maps need the encoded videos, not their scores
-    parameters = sum(leaf.size for leaf in jax.tree.leaves(tuned.params))
+    pretrained = open_run(root / "pretrain")
+    frames = Frames(config.dataset.path, config.evaluation.split, pretrained.config.clip.num_clips)
+    parameters = sum(leaf.size for leaf in jax.tree.leaves(pretrained.params))
     data = ReportData(
         title="snp-jax quickstart",
         summary="A shared-BERT video-text model, pre-trained and fine-tuned on two CPU cores from raw video.",
         facts={
             "parameters": f"{parameters:,}", "jax": jax.__version__, "python": platform.python_version(),
             "device": str(jax.devices()[0]), "pre-training steps": str(pretrained.step),
-            "pairs a step": str(pretrained.config.batch_size), "seed": str(tuned.config.seed),
+            "pairs a step": str(pretrained.config.batch_size), "seed": str(pretrained.config.seed),
         },
         results=results, bars=bars,
         runs=[Run(name, root / name / "metrics.jsonl", terms) for name, terms in TERMS.items()],
-        queries=retrieval_queries(evaluate(tuned, config), frames, 10),
-        heat_maps=heat_maps(pretrained, evaluate(pretrained, only_stage1), frames, str(root / "words.json"), 3),
+        queries=retrieval_queries(load_scores(root / "eval/retrieval.npz"), frames, 10),
+        heat_maps=heat_maps(pretrained, config, frames, str(root / "words.json"), 3),
     )  # fmt: skip
     write_report(root / "report.html", data)
     print(format_results(results, bars))

@@ -170,11 +170,12 @@ class BucketedOrder(_InWindows):
         ]
 
 
-def evaluation_places(buckets: Buckets, global_batch: int) -> list[Place]:
-    """Every row once, bucket by bucket and in storage order inside them; each bucket is filled up with `PADDING_ROW`."""
+def evaluation_places(buckets: Buckets, global_batch: int, wanted: Sequence[int] | None = None) -> list[Place]:
+    """Every (wanted) row once, bucket by bucket and in storage order inside them; each bucket is filled up with `PADDING_ROW`."""
     places = []
     for k, box in enumerate(buckets.sizes):
-        rows = np.flatnonzero(buckets.of_row == k).tolist()
+        rows = np.flatnonzero(buckets.of_row == k)
+        rows = (rows if wanted is None else rows[np.isin(rows, wanted)]).tolist()
         rows += [PADDING_ROW] * (-len(rows) % global_batch)
         places += [Place(row, box, box) for row in rows]
     return places

@@ -187,6 +187,7 @@ def eval_batches(
     batch_size: int,
     reading: Reading,
     shard: tuple[int, int] = (0, 1),
+    rows: Sequence[int] | None = None,
 ) -> grain.DatasetIterator:
     """All videos once, the middle frame of every segment: in storage order, with buckets one bucket after the other.
 
@@ -195,6 +196,7 @@ def eval_batches(
         batch_size: rows per batch ON THIS HOST.
         shard: (index, count) of this host, which reads videos index, index + count, ... Every host gets the same number of
             batches.
+        rows: read only these videos.
 
     Returns:
         A finite iterator of batches with `index` int32 [B], the row of `read_annotations`, and without text.
@@ -202,7 +204,7 @@ def eval_batches(
     """
     index, count = shard
     mixture = Mixture([source])
-    places = order.evaluation_places(_buckets(mixture, spec), batch_size * count)
+    places = order.evaluation_places(_buckets(mixture, spec), batch_size * count, rows)
     keeper = WatchKeeper()
     examples = grain.MapDataset.source(places).map(
         functools.partial(_evaluation_example, source=mixture, spec=spec, watch=keeper.watch)

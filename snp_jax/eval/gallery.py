@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from snp_jax.data import sampling
 from snp_jax.data.decode import decode_clip
 from snp_jax.data.pipeline import open_source
 from snp_jax.data.words import build_word_tables, load_words
-from snp_jax.eval.evaluate import Evaluation
+from snp_jax.eval.evaluate import encode_videos, scorer_of
 from snp_jax.eval.metrics import ranks
 from snp_jax.eval.report import HeatMap, Query, Retrieved
-from snp_jax.eval.scoring import Scorer, encode_all
-from snp_jax.train import build
+from snp_jax.eval.scores import RetrievalScores
+from snp_jax.eval.scoring import encode_all
+from snp_jax.train.inputs import evaluated_dataset
 from snp_jax.train.restore import TrainedRun
 
 FRAME_SIZE = (96, 96)
@@ -32,44 +34,44 @@ class Frames:
         return decode_clip(record.video, self._choose.indices, FRAME_SIZE, start=span[0], end=span[1])
 
 
-def retrieval_queries(evaluation: Evaluation, frames: Frames, count: int, best: int = 5) -> list[Query]:
+def retrieval_queries(scores: RetrievalScores, frames: Frames, count: int, best: int = 5) -> list[Query]:
     """`count` queries spread evenly over the test split, each with its `best` first videos (undecodable ones left out)."""
-    outcome, videos = evaluation.retrieval, evaluation.videos
-    position = ranks(outcome.ranking, outcome.positives)
-    rows = np.linspace(0, len(outcome.queries.texts) - 1, count).round().astype(int)
+    position = ranks(scores.ranking, scores.positives)
     queries = []
-    for row in rows:
-        order = [v for v in np.argsort(-outcome.ranking[row], kind="stable")[:best] if videos.valid[v]]
+    for row in np.linspace(0, len(scores.texts) - 1, count).round().astype(int):
+        order = [v for v in np.argsort(-scores.ranking[row], kind="stable")[:best] if scores.valid[v]]
         retrieved = [
-            Retrieved(videos.ids[v], frames.of(v), float(outcome.stage2[row, v]), bool(outcome.positives[row, v]))
+            Retrieved(str(scores.videos[v]), frames.of(v), float(scores.stage2[row, v]), bool(scores.positives[row, v]))
             for v in order
         ]
-        queries.append(Query(outcome.queries.texts[row], retrieved, float(position[row])))
+        queries.append(Query(str(scores.texts[row]), retrieved, float(position[row])))
     return queries
 
 
-def heat_maps(run: TrainedRun, evaluation: Evaluation, frames: Frames, words_file: str, count: int) -> list[HeatMap]:
+def heat_maps(run: TrainedRun, config: ConfigDict, frames: Frames, words_file: str, count: int) -> list[HeatMap]:
     """LVWM similarity of each significant word of `count` captions with each clip of the caption's own video.
 
     Args:
         run: a run trained with LVWM (pre-training).
-        evaluation: its retrieval evaluation; `evaluation.videos` are encoded by `run`.
+        config: says which split (`dataset`, `evaluation`, `reading`); the captions are spread evenly over it.
         words_file: words.json of the run.
     """
-    outcome, videos = evaluation.retrieval, evaluation.videos
+    source = open_source(evaluated_dataset(config), config.evaluation.split)
+    rows = np.linspace(0, len(source) - 1, count + 2).round().astype(int)[1:-1]
+    texts = [source[row].annotation.captions[0] for row in rows]
+    config = config.copy_and_resolve_references()
+    config.evaluation.batch_size = count
+    scorer = scorer_of(run, config)
+    videos = encode_videos(scorer, run, source, config, rows)
     significant = build_word_tables(load_words(words_file), run.tokenizer, top_k=run.config.text.top_k).significant
-    changes = build.build_augment(run.config)
-    scorer = Scorer(run.model, run.params, num_clips=run.config.clip.num_clips, batch_size=count, chunk=count, changes=changes)
-    rows = np.linspace(0, len(outcome.queries.texts) - 1, count + 2).round().astype(int)[1:-1]
-    texts = [outcome.queries.texts[row] for row in rows]
     ids, mask = encode_all(texts, run.tokenizer, run.config.text.max_len)
     hidden = scorer.hidden_states(ids, mask)
     maps = []
-    for text, video, tokens, states in zip(texts, outcome.queries.video[rows], ids, hidden, strict=True):
+    for i, (text, tokens, states) in enumerate(zip(texts, ids, hidden, strict=True)):
         positions = np.flatnonzero(significant[tokens])
-        if not len(positions) or not videos.valid[video]:
+        if not len(positions) or not videos.valid[i]:
             continue
         names = [run.tokenizer.whole_word(int(token)) for token in tokens[positions]]
-        similarity = states[positions] @ videos.features[video].T  # [K, N]
-        maps.append(HeatMap(text, videos.ids[video], names, similarity, frames.of(video)))
+        similarity = states[positions] @ videos.features[i].T  # [K, N]
+        maps.append(HeatMap(text, videos.ids[i], names, similarity, frames.of(rows[i])))
     return maps

@@ -15,7 +15,8 @@ from snp_jax.data.records import Annotation
 from snp_jax.data.text import Tokenizer
 from snp_jax.errors import UserError
 from snp_jax.eval import metrics
-from snp_jax.eval.scoring import EncodedTexts, EncodedVideos, Scorer, encode_all, stage1_matrix
+from snp_jax.eval.scores import RetrievalScores
+from snp_jax.eval.scoring import EncodedVideos, Scorer, encode_all, stage1_matrix
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,32 +27,11 @@ class Queries:
     video: np.ndarray
 
 
-@dataclasses.dataclass(frozen=True)
-class RetrievalOutcome:
-    """Retrieval's numbers and what they were made of.
-
-    Attributes:
-        results: JSON-able numbers.
-        queries: the texts.
-        texts: their encodings.
-        ranking: float `[Q, V]`, order of the videos for each text after both stages (only the order means something).
-        stage2: float `[Q, V]`, matching scores; NaN where stage 2 did not score the pair.
-        positives: bool `[Q, V]`.
-    """
-
-    results: dict[str, Any]
-    queries: Queries
-    texts: EncodedTexts
-    ranking: np.ndarray
-    stage2: np.ndarray
-    positives: np.ndarray
-
-
 def retrieval(
     scorer: Scorer, videos: EncodedVideos, annotations: list[Annotation], tokenizer: Tokenizer, *,
     max_len: int, rerank: int, captions: str, duplicates: str, ties: str,
-) -> RetrievalOutcome:  # fmt: skip
-    """Text-to-video and video-to-text retrieval, stage 1 and stage 2.
+) -> tuple[dict[str, Any], RetrievalScores]:  # fmt: skip
+    """Text-to-video and video-to-text retrieval, stage 1 and stage 2: JSON-able numbers, and what they were made of.
 
     Args:
         rerank: stage 2 scores this many best candidates of stage 1 for each query, in each direction; 0 = all pairs.
@@ -85,7 +65,11 @@ def retrieval(
         "v2t": metrics.recall_metrics(v2t, positives.T, ties=ties),
         "stage1": metrics.both_directions(stage1, positives, ties=ties),
     }
-    return RetrievalOutcome(results, queries, encoded, t2v, stage2, positives)
+    scores = RetrievalScores(
+        np.array(queries.texts), queries.video, np.array(videos.ids), videos.valid, stage1, stage2.astype(np.float32), t2v,
+        positives,
+    )  # fmt: skip
+    return results, scores
 
 
 def _queries(annotations: list[Annotation], captions: str) -> Queries:

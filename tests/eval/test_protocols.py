@@ -63,41 +63,41 @@ def retrieve(scorer, videos, annotations, **changes):
 def test_all_pairs():
     videos, annotations = split()
     scorer = FakeScorer(best={0: 1})
-    outcome = retrieve(scorer, videos, annotations, captions="all")
-    assert outcome.queries.texts == ["0", "0!", "1", "1!", "2", "2!", "3", "3!"]
+    results, scores = retrieve(scorer, videos, annotations, captions="all")
+    assert scores.texts.tolist() == ["0", "0!", "1", "1!", "2", "2!", "3", "3!"]
     assert sorted(scorer.scored) == [(q, v) for q in range(8) for v in range(4)]
-    assert outcome.results["queries"] == 8 and outcome.results["stage2_candidates"] == 4
-    assert outcome.results["t2v"]["r1"] == 75.0 and outcome.results["stage1"]["t2v"]["r1"] == 100.0
+    assert results["queries"] == 8 and results["stage2_candidates"] == 4
+    assert results["t2v"]["r1"] == 75.0 and results["stage1"]["t2v"]["r1"] == 100.0
 
 
 def test_rerank_scores_only_the_best_candidates_of_either_direction():
     videos, annotations = split()
     scorer = FakeScorer(best={0: 1, 1: 0})  # 0's second candidate is 1; 1's last is 0
-    outcome = retrieve(scorer, videos, annotations, rerank=2)
+    results, scores = retrieve(scorer, videos, annotations, rerank=2)
     by_text = {(q, v % 4) for q in range(4) for v in (q, q + 1)}
     by_video = {(q % 4, v) for v in range(4) for q in (v, v - 1)}
     assert set(scorer.scored) == by_text | by_video and len(scorer.scored) == len(by_text | by_video)
-    assert outcome.ranking[0].argmax() == 1  # stage 2 overrules stage 1 among its candidates
-    assert outcome.ranking[1].argmax() != 0  # and cannot bring in another
-    assert outcome.ranking[2].tolist().index(max(outcome.ranking[2])) == 2
+    assert scores.ranking[0].argmax() == 1  # stage 2 overrules stage 1 among its candidates
+    assert scores.ranking[1].argmax() != 0  # and cannot bring in another
+    assert scores.ranking[2].tolist().index(max(scores.ranking[2])) == 2
 
 
 def test_a_broken_video_is_scored_last_and_counted():
     videos, annotations = split(broken=("v1",))
     scorer = FakeScorer()
-    outcome = retrieve(scorer, videos, annotations)
+    results, scores = retrieve(scorer, videos, annotations)
     assert not any(v == 1 for _, v in scorer.scored)
-    assert np.isneginf(outcome.ranking[:, 1]).all()
-    assert outcome.results["gallery"] == 4 and outcome.results["queries"] == 4
-    assert outcome.results["t2v"]["r1"] == 75.0 and outcome.results["v2t"]["r1"] == 75.0
+    assert np.isneginf(scores.ranking[:, 1]).all()
+    assert results["gallery"] == 4 and results["queries"] == 4
+    assert results["t2v"]["r1"] == 75.0 and results["v2t"]["r1"] == 75.0
 
 
 def test_videos_that_also_fit_are_correct():
     videos, annotations = split()
-    outcome = retrieve(FakeScorer(best={i: (i - 1) % 4 for i in range(4)}), videos, annotations, duplicates="fits")
-    assert outcome.results["several_correct"] == 4 and outcome.results["t2v"]["r1"] == 100.0
-    strict = retrieve(FakeScorer(best={i: (i - 1) % 4 for i in range(4)}), videos, annotations)
-    assert strict.results["t2v"]["r1"] == 0.0
+    results, _ = retrieve(FakeScorer(best={i: (i - 1) % 4 for i in range(4)}), videos, annotations, duplicates="fits")
+    assert results["several_correct"] == 4 and results["t2v"]["r1"] == 100.0
+    strict, _ = retrieve(FakeScorer(best={i: (i - 1) % 4 for i in range(4)}), videos, annotations)
+    assert strict["t2v"]["r1"] == 0.0
 
 
 def test_question_answering_counts_broken_videos_and_unknown_answers_as_wrong():

@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from snp_jax.eval.metrics import recall_metrics
+from snp_jax.eval.scores import load_scores
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -57,14 +60,17 @@ def config_file(tmp_path, task, prepared_dataset):
 
 
 def test_evaluation(pretrained, prepared_dataset, tmp_path):
-    out = tmp_path / "new" / "results.json"
+    out, kept = tmp_path / "new" / "results.json", tmp_path / "new" / "scores.npz"
     config = config_file(tmp_path, "retrieval", prepared_dataset)
-    done = evaluate(config, "--checkpoint", pretrained, "--out", out, "--config.evaluation.split=val")
+    done = evaluate(config, "--checkpoint", pretrained, "--out", out, "--scores", kept, "--config.evaluation.split=val")
     assert done.returncode == 0, done.stderr
     results = json.loads(out.read_text())
     assert results["checkpoint_step"] == 4 and results["split"] == "val" and results["broken"] == {}
     assert results["retrieval"]["gallery"] == 4 and results["retrieval"]["queries"] == 12
     assert len(done.stdout.splitlines()) > 2 and "R@1" in done.stdout
+    scores = load_scores(kept)
+    assert scores.stage1.shape == scores.ranking.shape == (12, 4) and set(scores.video) == set(range(4))
+    assert results["retrieval"]["t2v"] == recall_metrics(scores.ranking, scores.positives)
 
 
 def test_mistakes(pretrained, prepared_dataset, tmp_path):
@@ -74,6 +80,7 @@ def test_mistakes(pretrained, prepared_dataset, tmp_path):
         ((config, "--checkpoint", tmp_path / "nothing"), "no checkpoint found at"),
         ((questions, "--checkpoint", pretrained), "was trained for pretrain, which has no answers"),
         ((config, "--checkpoint", pretrained, "--config.evaluation.spilt=val"), "spilt"),
+        ((questions, "--checkpoint", pretrained, "--scores", tmp_path / "x.npz"), "--scores is for retrieval"),
     ):
         done = evaluate(*arguments)
         assert done.returncode == 2, done.stderr
