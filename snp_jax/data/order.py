@@ -171,7 +171,7 @@ class BucketedOrder(_InWindows):
 
 
 def evaluation_places(buckets: Buckets, global_batch: int, wanted: Sequence[int] | None = None) -> list[Place]:
-    """Every (wanted) row once, bucket by bucket and in storage order inside them; each bucket is filled up with `PADDING_ROW`."""
+    """Every (wanted) row once: bucket by bucket, in storage order inside them; each is filled up with `PADDING_ROW`."""
     places = []
     for k, box in enumerate(buckets.sizes):
         rows = np.flatnonzero(buckets.of_row == k)
