@@ -140,7 +140,7 @@ def train_batches(
     seed: int,
     reading: Reading,
     rows: Sequence[int] | None = None,
-) -> grain.DatasetIterator:
+) -> BatchStream:
     """Endless training batches, reshuffled every epoch; epochs follow each other without a gap.
 
     Args:
@@ -188,7 +188,7 @@ def eval_batches(
     reading: Reading,
     shard: tuple[int, int] = (0, 1),
     rows: Sequence[int] | None = None,
-) -> grain.DatasetIterator:
+) -> BatchStream:
     """All videos once, the middle frame of every segment: in storage order, with buckets one bucket after the other.
 
     Args:

@@ -95,7 +95,7 @@ class _Parts(grain.MapDataset):
 class BatchStream(grain.DatasetIterator):
     """A process's share of the batches of a Grain `MapDataset`: batch k is its elements k * total to (k + 1) * total - 1.
 
-    Starts reading at the first `next`, so that a position restored right after construction costs nothing.
+    Starts reading at the first `next` or at `start`, so that a position restored right after construction costs nothing.
     """
 
     def __init__(
@@ -121,6 +121,11 @@ class BatchStream(grain.DatasetIterator):
         self._keeper = keeper
         self._deaths = 0
 
+    def start(self) -> None:
+        """Starts the workers now: they take seconds to come up, in which the caller has other things to do."""
+        if not self._closed and not self._finished and self._ahead is None:
+            self._ahead = _ReadAhead(self._batches(), self._reading)
+
     def __next__(self) -> dict[str, np.ndarray]:
         """The next batch.
 
@@ -134,8 +139,7 @@ class BatchStream(grain.DatasetIterator):
         if self._finished:
             raise StopIteration
         while True:
-            if self._ahead is None:
-                self._ahead = _ReadAhead(self._batches(), self._reading)
+            self.start()
             try:
                 batch = self._ahead.get()
             except _WorkerDeath as death:

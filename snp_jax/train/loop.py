@@ -76,8 +76,12 @@ def run(config: ConfigDict, workdir: Path, profile: ProfileSteps | None = None) 
     tx = make_optimizer(options)
     if processes.is_first():
         save_config(config, workdir / CONFIG)
-    state = _first_state(config, model, task, tx, mesh, checkpoints, batches)
-    check_freeze(options.freeze, state.params)
+    try:
+        state = _first_state(config, model, task, tx, mesh, checkpoints, batches)
+        check_freeze(options.freeze, state.params)
+    except BaseException:
+        batches.close()  # its workers have started
+        raise
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     step = make_train_step(
         model, task, tx, options, build.build_augment(config), mesh, shardings, config.seed,
@@ -157,8 +161,10 @@ def _first_state(config, model, task, tx, mesh: Mesh, checkpoints: Checkpoints, 
 
     if checkpoints.latest() is not None:
         state = checkpoints.restore(abstract_state(init, tx, mesh, init_memory), batches)
+        batches.start()
         processes.say(f"resumed from step {int(state.step)}")
         return state
+    batches.start()  # while the model compiles
     state = create_state(init, tx, mesh, init_memory)
     if config.train.init_from:
         given = config.train.init_from

@@ -3,7 +3,9 @@
 import asyncio
 import dataclasses
 import json
+import multiprocessing
 import re
+import time
 
 import numpy as np
 import pytest
@@ -87,6 +89,17 @@ def test_workers_and_threads_do_not_change_the_stream_or_its_state(train):
     with_two = stream(train, Reading(num_workers=2, num_threads=2, buffer=3))
     with_two.set_state(state)
     assert_equal(first + take(with_two, 5), expected)
+
+
+def test_workers_can_start_before_the_first_batch_is_asked_for(train):
+    expected, early = take(stream(train), 3), stream(train, Reading(num_workers=1, num_threads=1, buffer=4))
+    early.start()
+    early.start()  # again: nothing
+    deadline = time.monotonic() + 60
+    while not (workers := multiprocessing.active_children()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert workers
+    assert_equal(take(early, 3), expected)
 
 
 def test_resume_is_exact_from_any_step_and_in_place(train):
