@@ -38,6 +38,10 @@ CLS, SEP, MASK, PAD = 101, 102, 103, 0
 REAL_LENGTHS = (7, 8, 9, 10, 12, 13, 15, 20)
 """Tokens, [CLS] and [SEP] included, of eight captions as MSRVTT has them: 5, 6, 7, 8, 9, 10, 13 and 17 words (mean 9.4), three
 of which are split once."""
+REAL, FULL, ATTENDED = "ours, real captions", "ours, 30 tokens", "ours, attended"
+"""Names of the batches of training."""
+CLIPS = 16
+"""Clips of the video in inference."""
 NO_DROPOUT = dict.fromkeys((*DRAWS, *MORE_DRAWS, "pair_dropout"))
 WEIGHTS = dict.fromkeys(("mlm_text", "mlm_cross", "gvtm_stage1", "gvtm_stage2", "lvwm"), 1.0) | dict.fromkeys(
     ("itm", "fom", "tags"), 0.0
@@ -121,6 +125,17 @@ def make_batch(lengths: tuple[int, ...], side: int, vocab_size: int, *, clips: i
     if not attended:
         copies[2:] = None, None
     return Batch(frames, ids, mask, *copies, words)
+
+
+def train_batches(side: int, vocab_size: int) -> dict[str, Batch]:
+    """The batches of training: captions of real lengths, all of `MAX_LEN` tokens, and real ones masked by attention."""
+    make = {REAL: (REAL_LENGTHS, False), FULL: ((MAX_LEN,) * len(REAL_LENGTHS), False), ATTENDED: (REAL_LENGTHS, True)}
+    return {name: make_batch(lengths, side, vocab_size, attended=on) for name, (lengths, on) in make.items()}
+
+
+def infer_batch(side: int, vocab_size: int) -> Batch:
+    """One video of `CLIPS` clips and one caption of median length."""
+    return make_batch((sorted(REAL_LENGTHS)[len(REAL_LENGTHS) // 2],), side, vocab_size, clips=CLIPS)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -74,3 +74,11 @@ def interleave(results: Results, section: str, competitors: Mapping[str, Callabl
         seconds = time.perf_counter() - start
         results.add(section, name, seconds)
         print(f"{section} round {number + 1}/{rounds}: {name} {seconds:.3f} s", flush=True)
+
+
+def timed(what: str, function: Callable[[], Any]) -> Any:
+    """The function's result; says how long it took."""
+    start = time.perf_counter()
+    result = function()
+    print(f"{what}: {time.perf_counter() - start:.1f} s", flush=True)
+    return result
