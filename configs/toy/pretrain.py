@@ -18,9 +18,9 @@ def get_config(arg=None):
     config.objective.masking.ratio = 0.4
     config.objective.masking.attentive = 0.0
     config.objective.lvwm = "both"
-    config.train.steps = 380
+    config.train.steps = 500
     config.optim.learning_rate = 5e-3
-    config.optim.milestones = (240, 315, 355)
+    config.optim.milestones = (320, 420, 470)
     if arg == "quick":
         config.train.steps = 20
     return config

@@ -12,20 +12,19 @@ from configs.toy.common import ROOT, tiny
 
 def get_config(arg=None):
     config = tiny("tagging")
-    config.batch_size = 64
-    config.clip.num_clips = 1
-    config.text.top_k = 22  # the most frequent words: colours, shapes and sizes, which a single frame shows
-    config.train.steps = 700
-    config.optim.learning_rate = 1.2e-2
-    config.optim.milestones = (350, 490, 595, 665)
     if arg == "clips":  # motion: what all clips show in their order
-        config.batch_size = 32
-        config.clip.num_clips = 8
         config.objective.tags = "any"  # "up" and "down" are not significant to the tagger of parts of speech
         config.train.init_from = f"{ROOT}/tagging_frames"
         config.train.steps = 250
         config.optim.learning_rate = 8e-3
         config.optim.milestones = (130, 190, 230)
+        return config
+    config.batch_size = 64
+    config.clip.num_clips = 1
+    config.text.top_k = 22  # the most frequent words: colours, shapes and sizes, which a single frame shows
+    config.train.steps = 950
+    config.optim.learning_rate = 1.2e-2
+    config.optim.milestones = (475, 665, 807, 902)
     if arg == "quick":
         config.train.steps = 20
     return config
