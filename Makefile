@@ -24,7 +24,7 @@ quickstart: $(STAMP)
 
 # Two at a time: a test keeps one core busy. A file stays in one process, so what its tests share is made once.
 test: $(PARITY)
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 slow: $(PARITY)
 	$(BIN)/python -m pytest -m slow

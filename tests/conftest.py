@@ -26,6 +26,7 @@ os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # compiling is most of the t
 os.environ.pop("XLA_FLAGS", None)
 os.environ.update(with_virtual_devices(os.environ, 8))
 _OWN_CACHE = None
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"  # a first checkpoint compiles 170 slices, 60 ms each
 if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     _OWN_CACHE = tempfile.mkdtemp(prefix="snp_jax_tests_")
     os.environ["JAX_COMPILATION_CACHE_DIR"] = _OWN_CACHE
@@ -36,6 +37,11 @@ import pytest  # noqa: E402
 
 BLOCKS = (2, 4)  # the frame number in binary: rows x columns of black and white blocks
 BROKEN = {"empty": "open", "text": "open", "sound": "no_video_stream"}  # of `folder_dataset`: id -> reason
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole training runs first: the last files should be short ones, or one of two processes ends long before the other."""
+    items.sort(key=lambda item: "train" not in item.path.parts)
 
 
 def pytest_unconfigure() -> None:

@@ -9,6 +9,7 @@ import signal
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -16,7 +17,7 @@ from snp_jax.errors import UserError
 from snp_jax.train import loop
 from snp_jax.train.config import load_config, parse_config
 from snp_jax.train.metrics import read_metrics
-from snp_jax.train.profiling import ProfileSteps
+from snp_jax.train.profiling import Profiler, ProfileSteps
 from snp_jax.train.restore import open_run
 
 
@@ -69,24 +70,36 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(how, pretrained, tiny
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
         assert not (tmp_path / "DONE").exists()
     assert open_run(tmp_path).step == 2
-    assert loop.run(tiny_config("pretrain"), tmp_path, ProfileSteps(2, 3))
-    (trace,) = (tmp_path / "profile" / "plugins" / "profile").iterdir()
-    assert list(trace.glob("*.xplane.pb"))  # TensorBoard's
-    events = json.loads(gzip.decompress((trace / "perfetto_trace.json.gz").read_bytes()))["traceEvents"]
-    assert any("pjit" in event.get("name", "") for event in events)
+    assert loop.run(tiny_config("pretrain"), tmp_path)
     assert_same_params(tmp_path, pretrained)
     resumed, straight = (read_metrics(path / "metrics.jsonl") for path in (tmp_path, pretrained))
     assert [line["step"] for line in resumed] == [1, 2, 3, 4]
     assert [line["loss"] for line in resumed] == pytest.approx([line["loss"] for line in straight], rel=1e-5)
 
 
+def test_a_profile_of_some_steps(tmp_path):
+    profiler, step, state = Profiler(tmp_path, ProfileSteps(1, 2)), jax.jit(lambda x: x + 1), jnp.zeros(3)
+    for number in range(3):
+        profiler.before(number, state)
+        state = step(state)
+    profiler.close()
+    (trace,) = (tmp_path / "profile" / "plugins" / "profile").iterdir()
+    assert list(trace.glob("*.xplane.pb"))  # TensorBoard's
+    events = json.loads(gzip.decompress((trace / "perfetto_trace.json.gz").read_bytes()))["traceEvents"]
+    assert sum("PjitFunction" in event.get("name", "") for event in events) == 1
+
+
 def test_a_signal_in_the_last_step_leaves_a_finished_run(pretrained, tiny_config, tmp_path, monkeypatch):
-    workdir = shutil.copytree(pretrained, tmp_path / "run")
+    """And the run calls the profiler for the steps it is asked for; left out itself: eight devices fill its files for 30 s."""
+    workdir, traces = shutil.copytree(pretrained, tmp_path / "run"), []
     (workdir / "DONE").unlink()
     shutil.rmtree(workdir / "checkpoints" / "4")
     monkeypatch.setattr(loop, "make_train_step", signalled_in_second_step)
-    assert loop.run(tiny_config("pretrain"), workdir)
+    monkeypatch.setattr(jax.profiler, "start_trace", lambda directory, **_: traces.append(directory))
+    monkeypatch.setattr(jax.profiler, "stop_trace", lambda: traces.append("stop"))
+    assert loop.run(tiny_config("pretrain"), workdir, ProfileSteps(3, 4))
     assert (workdir / "DONE").exists()
+    assert traces == [workdir / "profile", "stop"]
 
 
 def test_a_working_directory_belongs_to_one_config(pretrained, tiny_config):
