@@ -10,10 +10,10 @@ def get_config(arg=None):
     config = tiny("retrieval")
     config.train.init_from = f"{ROOT}/pretrain"
     config.objective.matching.draw_temperature = 0.5
-    config.train.steps = 80
+    config.train.steps = 60
     config.optim.learning_rate = 3e-3
     config.optim.warmup_steps = 20
-    config.optim.milestones = (47, 67)
+    config.optim.milestones = (35, 50)
     if arg == "quick":
         config.train.steps = 10
     return config
