@@ -104,14 +104,18 @@ def open_container(data: bytes, limits: Limits) -> av.container.InputContainer:
     return container
 
 
+# Titles and tags may be in any encoding. PyAV 19 takes them as they are and has no such option.
+_ANY_TEXT = {"metadata_errors": "ignore"} if int(av.__version__.partition(".")[0]) < 19 else {}
+
+
 def _opened(data: bytes, options: dict[str, str]) -> av.container.InputContainer:
     for place, magic, name in _MAGIC:
         if data.startswith(magic, place):
             try:
-                return av.open(io.BytesIO(data), format=name, metadata_errors="ignore", options=options)
+                return av.open(io.BytesIO(data), format=name, options=options, **_ANY_TEXT)
             except (av.FFmpegError, OSError, ValueError):
                 break  # it only looked like it
-    return av.open(io.BytesIO(data), metadata_errors="ignore", options=options)
+    return av.open(io.BytesIO(data), options=options, **_ANY_TEXT)
 
 
 def is_image(container: av.container.InputContainer) -> bool:
