@@ -18,7 +18,7 @@ import optax
 import torch
 from peer import Peer, load_weights, make_optimizer
 from problem import MAX_LEN, REAL_LENGTHS, Ours, make_params
-from timing import Results, interleave
+from timing import Results, interleave, timed
 
 from configs import common
 from snp_jax.models.bert import BertConfig
@@ -45,8 +45,8 @@ def parts_section(results: Results, config: SNPConfig, ours: Ours, params: Any, 
     mine = _our_parts(ours, params, arrays, ids)
     theirs = _their_parts(config, params, arrays, ids)
     for name in PARTS:
-        _say_first(f"parts: {name}", mine[name])
-        _say_first(f"parts: {name}, torch", theirs[name])
+        timed(f"parts: {name}, first call", mine[name])
+        timed(f"parts: {name}, torch, first call", theirs[name])
         interleave(results, f"part: {name}", {"torch eager": theirs[name], "ours": mine[name]}, rounds)
     _video_swin(results, side, rounds)
 
@@ -165,14 +165,8 @@ def _video_swin(results: Results, side: int, rounds: int) -> None:
     zeros = jax.tree.map(lambda x: jnp.full(x.shape, 0.01, x.dtype), shapes)
     run = jax.jit(lambda variables: swin.apply(variables, frames, deterministic=True).grid)
     forward = lambda: jax.block_until_ready(run(zeros))  # noqa: E731
-    _say_first("parts: Video Swin, forward", forward)
+    timed("parts: Video Swin, forward, first call", forward)
     interleave(results, "part: Video Swin, forward, 8 frames", {"ours": forward}, rounds)
-
-
-def _say_first(name: str, run: Callable[[], Any]) -> None:
-    start = time.perf_counter()
-    run()
-    print(f"{name}: first call {time.perf_counter() - start:.1f} s", flush=True)
 
 
 # ---------------------------------------------------------------------- scaling

@@ -42,20 +42,19 @@ RATIOS = {
 
 def train_section(results: Results, tiny: bool, side: int, rounds: int) -> None:
     """Equality of the losses, then the steps in turn."""
-    import peer_side
+    import peer_side  # not above: our side's process imports this module, and is to be without PyTorch
 
     with (
         Side(our_side.training, tiny, side) as ours,
         Side(peer_side.training, tiny, side, False) as eager,
         Side(peer_side.training, tiny, side, True) as compiled,
     ):
-        differences = {}
-        for name in (REAL, FULL, ATTENDED):
-            differences[name] = compare(name, ours.call(f"first {name}"), eager.call(f"first {name}"))
-        differences["torch compile"] = compare("torch compile", ours.call(f"first {REAL}"), compiled.call(f"first {REAL}"))
+        first = {name: ours.call(f"first {name}") for name in (REAL, FULL, ATTENDED)}
+        differences = {name: compare(name, terms, eager.call(f"first {name}")) for name, terms in first.items()}
+        differences["torch compile"] = compare("torch compile", first[REAL], compiled.call(f"first {REAL}"))
         results.content["loss_difference"] = differences
         competitors = {"torch eager": lambda: eager.call("step"), "torch compile": lambda: compiled.call("step")}
-        competitors |= {name: (lambda name=name: ours.call(name)) for name in (REAL, FULL, ATTENDED)}
+        competitors |= {name: (lambda name=name: ours.call(name)) for name in first}
         interleave(results, "train", competitors, rounds)
 
 
@@ -125,7 +124,7 @@ def main() -> None:
 
 
 def parts_and_scaling(results: Results, wanted: list[str], tiny: bool, side: int) -> None:
-    """Both sides in this process: what is compared here are the parts of a side with each other."""
+    """Both sides in this process."""
     import parts
     import torch
 

@@ -86,7 +86,7 @@ def test_a_profile_of_some_steps(tmp_path):
     (trace,) = (tmp_path / "profile" / "plugins" / "profile").iterdir()
     assert list(trace.glob("*.xplane.pb"))  # TensorBoard's
     events = json.loads(gzip.decompress((trace / "perfetto_trace.json.gz").read_bytes()))["traceEvents"]
-    assert any("pjit" in event.get("name", "").lower() for event in events)
+    assert any("PjitFunction" in event.get("name", "") for event in events)
 
 
 def test_a_signal_in_the_last_step_leaves_a_finished_run(pretrained, tiny_config, tmp_path, monkeypatch):
