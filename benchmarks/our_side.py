@@ -10,6 +10,7 @@ from problem import Ours, infer_batch, make_params, network_config, train_batche
 from sides import Functions
 from timing import timed
 
+from snp_jax.aot.flops import count_flops, live
 from snp_jax.models.snp import SNP
 
 
@@ -24,6 +25,23 @@ def training(tiny: bool, side: int) -> Functions:
         functions[name] = functools.partial(step, cut)
         functions[f"first {name}"] = functools.partial(step.first, name, cut)
     return functions
+
+
+def training_on_gpu(tiny: bool, side: int, repeats: int, dtype: str, name: str) -> Functions:
+    """ "first" and "step" give the losses of one batch of `train_batches`, "facts" its operations and the memory it took."""
+    if dtype == "float32":
+        jax.config.update("jax_default_matmul_precision", "highest")  # else TF32
+    config = network_config(tiny)
+    ours = Ours(SNP(config, jax.numpy.dtype(dtype)))
+    step = _Step(ours, make_params(ours.model))
+    batch = jax.device_put(train_batches(side, config.bert.vocab_size, repeats)[name].trimmed())
+
+    def facts() -> dict[str, float]:
+        memory = jax.devices()[0].memory_stats() or {}
+        return {"flops": step.count_flops(batch), "peak_gib": memory.get("peak_bytes_in_use", 0) / 2**30}
+
+    functions = {"first": functools.partial(step.first, name, batch), "step": functools.partial(step, batch)}
+    return functions | {"facts": facts}
 
 
 class _Step:
@@ -45,6 +63,10 @@ class _Step:
         params, opt_state, terms = self._step(*self._state, batch)
         self._state = (params, opt_state)
         return {name: float(value) for name, value in jax.block_until_ready(terms).items()}
+
+    def count_flops(self, batch: Any) -> float:
+        """Operations of an update's matrix products and convolutions."""
+        return count_flops(live(self._step.trace(*self._state, batch).jaxpr))
 
 
 def inference(tiny: bool, side: int) -> Functions:

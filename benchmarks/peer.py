@@ -90,7 +90,7 @@ class Peer(nn.Module):
         """Clip tokens `[B, N, D]` and [SEP] through the embedding layer, `[B, N + 1, D]`."""
         separator = self.bert.embeddings.word_embeddings.weight[self.sep_id].expand(tokens.shape[0], 1, -1)
         vectors = torch.cat([tokens, separator], dim=1)
-        kind = torch.ones(vectors.shape[:2], dtype=torch.long)
+        kind = torch.ones(vectors.shape[:2], dtype=torch.long, device=vectors.device)
         return self.bert.embeddings(inputs_embeds=vectors, token_type_ids=kind)
 
     def cross(self, caption, mask, clips):
@@ -118,7 +118,8 @@ class Peer(nn.Module):
         chosen = torch.take_along_dim(raw, words[..., None], dim=1)
         word_clip = torch.logsumexp(torch.einsum("tkd,vnd->tkvn", chosen, features), dim=1)
         caption = self.bert.embeddings(input_ids=masked_ids)
-        text, video = torch.arange(pairs).repeat_interleave(pairs), torch.arange(pairs).repeat(pairs)
+        every = torch.arange(pairs, device=ids.device)
+        text, video = every.repeat_interleave(pairs), every.repeat(pairs)
         _, pooled = self.cross(caption[text], mask[text], videos[video])
         scores = self.match(pooled).view(pairs, pairs)
         return {
@@ -140,7 +141,7 @@ class Peer(nn.Module):
 def mil_nce(scores):
     """MIL-NCE with one clip a video: `[B_text, B_video]`, positives on the diagonal."""
     own = torch.diagonal(scores)
-    others = scores.masked_fill(torch.eye(len(scores), dtype=torch.bool), -1e12)
+    others = scores.masked_fill(torch.eye(len(scores), dtype=torch.bool, device=scores.device), -1e12)
     return (torch.logsumexp(torch.cat([scores.T, others], dim=1), dim=1) - own).mean()
 
 

@@ -127,9 +127,13 @@ def make_batch(lengths: tuple[int, ...], side: int, vocab_size: int, *, clips: i
     return Batch(frames, ids, mask, *copies, words)
 
 
-def train_batches(side: int, vocab_size: int) -> dict[str, Batch]:
-    """The batches of training: captions of real lengths, all of `MAX_LEN` tokens, and real ones masked by attention."""
-    make = {REAL: (REAL_LENGTHS, False), FULL: ((MAX_LEN,) * len(REAL_LENGTHS), False), ATTENDED: (REAL_LENGTHS, True)}
+def train_batches(side: int, vocab_size: int, repeats: int = 1) -> dict[str, Batch]:
+    """The batches of training: captions of real lengths, all of `MAX_LEN` tokens, and real ones masked by attention.
+
+    A batch has `repeats` captions of each length in `REAL_LENGTHS`.
+    """
+    lengths = REAL_LENGTHS * repeats
+    make = {REAL: (lengths, False), FULL: ((MAX_LEN,) * len(lengths), False), ATTENDED: (lengths, True)}
     return {name: make_batch(lengths, side, vocab_size, attended=on) for name, (lengths, on) in make.items()}
 
 

@@ -6,6 +6,7 @@ k in its picture; `frame_number` reads it back, also after scaling.
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import shutil
@@ -24,6 +25,8 @@ from snp_jax.xla_flags import with_virtual_devices  # noqa: E402
 # share it.
 os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"  # compiling is most of the time of these tiny models
 os.environ.pop("XLA_FLAGS", None)
+if importlib.metadata.version("jaxlib").startswith("0.10."):  # an unknown flag is fatal; later versions have no choice
+    os.environ["XLA_FLAGS"] = "--xla_cpu_use_fusion_emitters=false"  # halves the compiler's work
 os.environ.update(with_virtual_devices(os.environ, 8))
 _OWN_CACHE = None
 os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"  # a first checkpoint compiles 170 slices, 60 ms each

@@ -50,3 +50,13 @@ def test_everything_runs_with_a_tiny_network(tmp_path):
     memory = [point["temp_mib"] for point in content["scaling"]["pairs, chunk 32"]]
     assert memory[-1] < 1.2 * memory[0]
     assert image.stat().st_size > 10_000
+
+
+@pytest.mark.slow
+def test_the_gpu_benchmark_runs_without_one(tmp_path):
+    pytest.importorskip("transformers", reason="the peer needs PyTorch and transformers (pip install '.[parity]')")
+    file, ours = tmp_path / "gpu.json", "ours, real captions, float32"
+    command = [sys.executable, BENCHMARKS / "gpu.py", "--quick", "--pairs", "8", "--json", file]
+    subprocess.run([*command, "--only", "torch eager, float32", ours], check=True, cwd=BENCHMARKS.parent)
+    content = json.loads(file.read_text())
+    assert max(content["difference"][ours].values()) < 1e-4 and content["ratio"]["train_f32_vs_torch_eager"] > 0
