@@ -1,8 +1,8 @@
 """The pre-training step of SNP-PVT on one GPU against PyTorch: `python benchmarks/gpu.py --json results.json`.
 
 The networks, objectives and batches of `step.py`, with more pairs, in float32 (without TF32; for the equality of the losses)
-and in bfloat16 (ours: activations; PyTorch: autocast). Each competitor has the GPU to itself, in a process of its own. `--quick`
-tries everything with a tiny network, on the CPU where there is no GPU.
+and in bfloat16 (ours: activations; PyTorch: autocast). Each competitor has the GPU to itself, in a process of its own.
+`--quick` tries everything with a tiny network, on the CPU where there is no GPU.
 """
 
 from __future__ import annotations
