@@ -14,34 +14,23 @@ from snp_jax.aot.flops import count_flops, live
 from snp_jax.models.snp import SNP
 
 
-def training(tiny: bool, side: int) -> Functions:
-    """For each of `train_batches`: NAME is a step on it, "first NAME" one from the first weights; both give the losses."""
-    config = network_config(tiny)
-    ours = Ours(SNP(config))
-    step = _Step(ours, make_params(ours.model))
-    functions = {}
-    for name, batch in train_batches(side, config.bert.vocab_size).items():
-        cut = jax.device_put(batch.trimmed())
-        functions[name] = functools.partial(step, cut)
-        functions[f"first {name}"] = functools.partial(step.first, name, cut)
-    return functions
+def training(tiny: bool, side: int, repeats: int = 1, dtype: str = "float32") -> Functions:
+    """For each of `train_batches`: NAME is a step on it, "first NAME" one from the first weights; both give the losses.
 
-
-def training_on_gpu(tiny: bool, side: int, repeats: int, dtype: str, name: str) -> Functions:
-    """ "first" and "step" give the losses of one batch of `train_batches`, "facts" its operations and the memory it took."""
-    if dtype == "float32":
+    "flops NAME" counts the operations of such a step, "peak_gib" is the memory of the GPU that all so far have taken at most.
+    """
+    if dtype == "float32" and jax.default_backend() == "gpu":
         jax.config.update("jax_default_matmul_precision", "highest")  # else TF32
     config = network_config(tiny)
     ours = Ours(SNP(config, jax.numpy.dtype(dtype)))
     step = _Step(ours, make_params(ours.model))
-    batch = jax.device_put(train_batches(side, config.bert.vocab_size, repeats)[name].trimmed())
-
-    def facts() -> dict[str, float]:
-        memory = jax.devices()[0].memory_stats() or {}
-        return {"flops": step.count_flops(batch), "peak_gib": memory.get("peak_bytes_in_use", 0) / 2**30}
-
-    functions = {"first": functools.partial(step.first, name, batch), "step": functools.partial(step, batch)}
-    return functions | {"facts": facts}
+    functions: dict[str, Any] = {"peak_gib": lambda: jax.devices()[0].memory_stats()["peak_bytes_in_use"] / 2**30}
+    for name, batch in train_batches(side, config.bert.vocab_size, repeats).items():
+        cut = jax.device_put(batch.trimmed())
+        functions[name] = functools.partial(step, cut)
+        functions[f"first {name}"] = functools.partial(step.first, name, cut)
+        functions[f"flops {name}"] = functools.partial(step.count_flops, cut)
+    return functions
 
 
 class _Step:

@@ -50,6 +50,20 @@ class Side:
         self._process.join()
 
 
+def compare_losses(name: str, ours: Mapping[str, float], theirs: Mapping[str, float], largest: float) -> dict[str, float]:
+    """Differences of each loss and relative difference of the gradient norm.
+
+    Raises:
+        SystemExit: one is above `largest`.
+    """
+    differences = {term: abs(ours[term] - theirs[term]) for term in theirs}
+    differences["gradient_norm"] /= theirs["gradient_norm"]
+    print(f"{name}: largest difference {max(differences.values()):.1e}; total {sum(ours.values()) - ours['gradient_norm']:.5f}")
+    if not max(differences.values()) <= largest:
+        raise SystemExit(f"{name}: the two sides differ: {differences}")
+    return differences
+
+
 def _serve(connection: Connection, make: Callable[..., Functions], arguments: tuple[Any, ...]) -> None:
     functions = make(*arguments)
     connection.send(None)

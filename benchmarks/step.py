@@ -22,7 +22,7 @@ if hasattr(os, "sched_setaffinity"):  # XLA has as many threads as it sees cores
 import numpy as np  # noqa: E402
 import our_side  # noqa: E402
 from problem import ATTENDED, FULL, REAL, REAL_LENGTHS, Ours, make_params, network_config  # noqa: E402
-from sides import Side  # noqa: E402
+from sides import Side, compare_losses  # noqa: E402
 from timing import Results, interleave  # noqa: E402
 
 from snp_jax.models.snp import SNP  # noqa: E402
@@ -50,22 +50,14 @@ def train_section(results: Results, tiny: bool, side: int, rounds: int) -> None:
         Side(peer_side.training, tiny, side, True) as compiled,
     ):
         first = {name: ours.call(f"first {name}") for name in (REAL, FULL, ATTENDED)}
-        differences = {name: compare(name, terms, eager.call(f"first {name}")) for name, terms in first.items()}
-        differences["torch compile"] = compare("torch compile", first[REAL], compiled.call(f"first {REAL}"))
+        others = {name: eager.call(f"first {name}") for name in first}
+        differences = {name: compare_losses(name, first[name], other, TOLERANCE) for name, other in others.items()}
+        other = compiled.call(f"first {REAL}")
+        differences["torch compile"] = compare_losses("torch compile", first[REAL], other, TOLERANCE)
         results.content["loss_difference"] = differences
         competitors = {"torch eager": lambda: eager.call("step"), "torch compile": lambda: compiled.call("step")}
         competitors |= {name: (lambda name=name: ours.call(name)) for name in first}
         interleave(results, "train", competitors, rounds)
-
-
-def compare(name: str, ours: dict[str, float], theirs: dict[str, float]) -> dict[str, float]:
-    """Differences of each loss and relative difference of the gradient norm; an error where they are too large."""
-    differences = {term: abs(ours[term] - theirs[term]) for term in theirs}
-    differences["gradient_norm"] /= theirs["gradient_norm"]
-    print(f"{name}: largest difference {max(differences.values()):.1e}; total {sum(ours.values()) - ours['gradient_norm']:.5f}")
-    if not max(differences.values()) <= TOLERANCE:
-        raise SystemExit(f"{name}: the two sides differ: {differences}")
-    return differences
 
 
 def infer_section(results: Results, tiny: bool, side: int, rounds: int) -> None:
@@ -80,20 +72,6 @@ def infer_section(results: Results, tiny: bool, side: int, rounds: int) -> None:
             raise SystemExit(f"inference: the two sides differ by {worst}")
         results.content["inference_difference"] = worst
         interleave(results, "infer", {"torch eager": theirs, "ours": mine}, rounds)
-
-
-def summarise(results: Results) -> None:
-    """Medians and ratios (above 1: ours faster) of what has been measured."""
-    samples = results.content["samples"]
-    results.content["median_s"] = {section: results.medians(section) for section in samples}
-    results.content["ratio"] = {
-        name: results.medians(section)[theirs] / results.medians(section)[mine]
-        for name, (section, theirs, mine) in RATIOS.items()
-        if {theirs, mine} <= results.medians(section).keys()
-    }
-    results.write()
-    for name, ratio in results.content["ratio"].items():
-        print(f"{name:36} {ratio:.2f}")
 
 
 def main() -> None:
@@ -113,10 +91,10 @@ def main() -> None:
         train_section(results, args.quick, side, rounds)
     if "infer" in args.only:
         infer_section(results, args.quick, side, rounds)
-    summarise(results)
+    results.summarise(RATIOS)
     if {"parts", "scaling"} & set(args.only):
         parts_and_scaling(results, args.only, args.quick, side)
-        summarise(results)
+        results.summarise(RATIOS)
     if args.picture:
         import picture
 

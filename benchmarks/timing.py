@@ -40,6 +40,23 @@ class Results:
         """Median seconds of each competitor."""
         return {name: statistics.median(values) for name, values in self.content["samples"].get(section, {}).items() if values}
 
+    def summarise(self, ratios: Mapping[str, tuple[str, str, str]]) -> None:
+        """Medians of all that was measured, and ratios of them (above 1: ours faster); printed and written.
+
+        Args:
+            ratios: name -> (section, the other, ours); one that was not measured is left out.
+        """
+        median = {section: self.medians(section) for section in self.content["samples"]}
+        self.content["median_s"] = median
+        self.content["ratio"] = {
+            name: median[section][theirs] / median[section][mine]
+            for name, (section, theirs, mine) in ratios.items()
+            if {theirs, mine} <= median.get(section, {}).keys()
+        }
+        self.write()
+        for name, ratio in self.content["ratio"].items():
+            print(f"{name:40} {ratio:.2f}")
+
     def write(self) -> None:
         """Replaces the file in one go."""
         write_atomically(self._file, (json.dumps(self.content, indent=1) + "\n").encode())
