@@ -21,8 +21,10 @@ from snp_jax.children import run_together
 from snp_jax.errors import EXIT_STOPPED, UserError, run_cli
 
 TASKS = ("retrieval", "qa", "choice")
-STEPS_WITHOUT = {"retrieval": 21, "qa": 22, "choice": 130}
+STEPS_WITHOUT = {"retrieval": 21, "qa": 22, "choice": 52}
 """Steps without pre-training that take the time of the steps with it."""
+RATE_WITHOUT = 4e-3
+"""Their learning rate: fresh weights need a higher one."""
 
 
 class Stage(NamedTuple):
@@ -43,7 +45,7 @@ def stages(root: Path, seed: int) -> list[tuple[Stage, ...]]:
     def fine_tune(task: str) -> tuple[Stage, ...]:
         """From the pre-trained model and, for the same time, from fresh weights: such a step trains the visual encoder too."""
         steps = STEPS_WITHOUT[task]
-        more = f" '--config.optim.freeze=()' --config.train.steps={steps}"
+        more = f" '--config.optim.freeze=()' --config.train.steps={steps} --config.optim.learning_rate={RATE_WITHOUT}"
         more += f" --config.optim.milestones={2 * steps // 3},{6 * steps // 7}"
         fresh = train(f"{task}_no_pretraining", f"{task}.py", more=more)
         return train(task, f"{task}.py", f"{root}/pretrain"), fresh

@@ -9,18 +9,17 @@ from configs.toy.common import ROOT, tiny
 def get_config(arg=None):
     config = tiny("pretrain")
     config.train.init_from = f"{ROOT}/tagging"
-    config.objective.matching.draw_temperature = 0.5
     config.objective.matching_caption = "raw"
     config.objective.weights.mlm_text = 0.0
     config.objective.weights.mlm_cross = 2.0
     config.objective.weights.tags = 4.0
     config.objective.masking.kind = "mlm"  # the tagger does not find "up" and "down" significant
-    config.objective.masking.ratio = 0.4
+    config.objective.masking.ratio = 0.6  # often both of two motions: if one can be read, the other is known without its order
     config.objective.masking.attentive = 0.0
     config.objective.lvwm = "both"
-    config.train.steps = 500
+    config.train.steps = 740
     config.optim.learning_rate = 5e-3
-    config.optim.milestones = (320, 420, 470)
+    config.optim.milestones = (475, 620, 695)
     if arg == "quick":
         config.train.steps = 20
     return config

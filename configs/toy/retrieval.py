@@ -9,7 +9,6 @@ from configs.toy.common import ROOT, tiny
 def get_config(arg=None):
     config = tiny("retrieval")
     config.train.init_from = f"{ROOT}/pretrain"
-    config.objective.matching.draw_temperature = 0.5
     config.train.steps = 60
     config.optim.learning_rate = 3e-3
     config.optim.warmup_steps = 20
