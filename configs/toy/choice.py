@@ -9,10 +9,10 @@ from configs.toy.common import ROOT, tiny
 def get_config(arg=None):
     config = tiny("choice")
     config.train.init_from = f"{ROOT}/pretrain"
-    config.train.steps = 120
+    config.train.steps = 60
     config.optim.learning_rate = 1e-3  # a higher one undoes what pre-training has learnt of matching
     config.optim.warmup_steps = 10
-    config.optim.milestones = (80, 103)
+    config.optim.milestones = (40, 52)
     if arg == "quick":
         config.train.steps = 10
     return config

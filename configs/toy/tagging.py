@@ -22,9 +22,9 @@ def get_config(arg=None):
     config.batch_size = 64
     config.clip.num_clips = 1
     config.text.top_k = 22  # the most frequent words: colours, shapes and sizes, which a single frame shows
-    config.train.steps = 950
+    config.train.steps = 850
     config.optim.learning_rate = 1.2e-2
-    config.optim.milestones = (475, 665, 807, 902)
+    config.optim.milestones = (425, 595, 722, 807)
     if arg == "quick":
         config.train.steps = 20
     return config

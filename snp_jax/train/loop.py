@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import sys
 from pathlib import Path
@@ -21,7 +22,7 @@ from snp_jax.train.config import load_config, save_config
 from snp_jax.train.metrics import MetricWriter, Progress
 from snp_jax.train.optim import check_freeze, make_optimizer
 from snp_jax.train.profiling import Profiler, ProfileSteps
-from snp_jax.train.state import TrainState, abstract_state, create_state, init_params, with_params
+from snp_jax.train.state import TrainState, abstract_state, create_params, init_params, start_state
 from snp_jax.train.step import make_train_step
 from snp_jax.train.stopping import StopSignal
 from snp_jax.train.warm_start import warm_start
@@ -159,20 +160,22 @@ def _first_state(config, model, task, tx, mesh: Mesh, checkpoints: Checkpoints, 
     def init_memory(params):
         return task.init_memory(params, jax.random.fold_in(jax.random.key(config.seed), 1))
 
+    abstract = abstract_state(init, tx, mesh, init_memory)
     if checkpoints.latest() is not None:
-        state = checkpoints.restore(abstract_state(init, tx, mesh, init_memory), batches)
+        state = checkpoints.restore(abstract, batches)
         batches.start()
         processes.say(f"resumed from step {int(state.step)}")
         return state
     batches.start()  # while the model compiles
-    state = create_state(init, tx, mesh, init_memory)
+    make = functools.partial(create_params, init, abstract.params)
     if config.train.init_from:
         given = config.train.init_from
         paths = [Path(path) for path in ([given] if isinstance(given, str) else given)]
-        params, origins = warm_start(paths, state.params, fresh=TASK_PARAMETERS)
+        params, origins = warm_start(paths, abstract.params, make, fresh=TASK_PARAMETERS)
         processes.say(origins)
-        state = with_params(state, params, init_memory)
-    return state
+    else:
+        params = make()
+    return start_state(params, abstract, tx, init_memory)
 
 
 def _log(number: int, metrics, progress: Progress, writer: MetricWriter, broken: BrokenVideos) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import flax.struct
@@ -65,21 +65,30 @@ def abstract_state(init: Init, tx: optax.GradientTransformation, mesh: Mesh, ini
 
 
 def create_state(init: Init, tx: optax.GradientTransformation, mesh: Mesh, init_memory: InitMemory) -> TrainState:
-    """A fresh state, created where it will live.
+    """A fresh state, created where it will live."""
+    abstract = abstract_state(init, tx, mesh, init_memory)
+    return start_state(create_params(init, abstract.params), abstract, tx, init_memory)
 
-    Parameters by a program of their own: compiling random numbers takes longest, and this one, which no optimiser is part of,
-    is found in the compilation cache by the next run of the same model. It runs once, so XLA need not make it fast.
+
+def create_params(init: Init, abstract: Any, parts: Iterable[str] | None = None) -> dict[str, Any]:
+    """Fresh parameters with the shardings of the tree `abstract`, created where they will live.
+
+    A program of their own: compiling random numbers takes longest, and this one, which no optimiser is part of, is found in the
+    compilation cache by the next run of the same model. It runs once, so XLA need not make it fast.
+
+    Args:
+        parts: top-level parts of the model to make; default: all.
     """
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(init, tx, mesh, init_memory))
-    hurried = {"xla_backend_optimization_level": 0} if mesh.devices.flat[0].platform == "cpu" else None
-    params = jax.jit(init, out_shardings=shardings.params, compiler_options=hurried)()
-    complete = jax.jit(lambda params: _fresh(lambda: params, tx, init_memory), out_shardings=shardings, donate_argnums=0)
-    return complete(params)
+    made = abstract if parts is None else {part: abstract[part] for part in parts}
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, made)
+    if not shardings:
+        return {}
+    devices = jax.tree.leaves(shardings)[0].device_set
+    hurried = {"xla_backend_optimization_level": 0} if next(iter(devices)).platform == "cpu" else None
+    return jax.jit(lambda: {part: init()[part] for part in made}, out_shardings=shardings, compiler_options=hurried)()
 
 
-def with_params(state: TrainState, params: Any, init_memory: InitMemory) -> TrainState:
-    """A fresh state that starts from other parameters (placed as `state`'s are); the task's memory starts from them too."""
-    if state.memory is None:
-        return state.replace(params=params)
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, state.memory)
-    return state.replace(params=params, memory=jax.jit(init_memory, out_shardings=shardings)(params))
+def start_state(params: Any, abstract: TrainState, tx: optax.GradientTransformation, init_memory: InitMemory) -> TrainState:
+    """The state of step 0 with these parameters (donated); the task's memory starts from them."""
+    shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
+    return jax.jit(lambda params: _fresh(lambda: params, tx, init_memory), out_shardings=shardings, donate_argnums=0)(params)

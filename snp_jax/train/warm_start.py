@@ -7,7 +7,7 @@ source that has a part gives it, and has to have exactly the model's parameters 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -98,34 +98,32 @@ def _check_part(source: str, part: str, shapes: Shapes, wanted: Shapes) -> None:
             )
 
 
-def warm_start(paths: Sequence[Path], params: Any, *, fresh: tuple[str, ...]) -> tuple[Any, str]:
-    """Starts a model from checkpoints.
+def warm_start(
+    paths: Sequence[Path], abstract: Any, make: Callable[[Sequence[str]], dict[str, Any]], *, fresh: tuple[str, ...]
+) -> tuple[Any, str]:
+    """Starts a model from checkpoints. Only what no checkpoint has is made anew.
 
     Args:
         paths: working directories of runs, their checkpoints, or outputs of tools/convert.py; the best first.
-        params: the model's fresh parameters, where they will live.
+        abstract: the model's parameters as shapes, with the shardings they will have.
+        make: parts -> fresh parameters of these parts.
         fresh: see `choose_origins`.
 
     Returns:
-        (parameters on the same devices, what came from where in a few lines).
+        (parameters, what came from where in a few lines).
 
     Raises:
         UserError: no checkpoint there, or it does not fit the model.
     """
     checkpoints = [find_checkpoint(path) for path in paths]
-    flat = flatten_dict(params, sep="/")
-    wanted = {path: tuple(leaf.shape) for path, leaf in flat.items()}
+    shapes = flatten_dict(abstract, sep="/")
+    wanted = {path: tuple(leaf.shape) for path, leaf in shapes.items()}
     sources = {str(path): saved_shapes(checkpoint) for path, checkpoint in zip(paths, checkpoints, strict=True)}
     origins = choose_origins(sources, wanted, fresh=fresh)
+    started = make(origins.fresh)
     for index, checkpoint in enumerate(checkpoints):
-        abstract = {
-            path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=leaf.sharding)
-            for path, leaf in flat.items()
-            if origins.source.get(path.split("/")[0]) == index
-        }
-        loaded = load_subset(checkpoint, unflatten_dict(abstract, sep="/"))
-        flat |= flatten_dict(loaded, sep="/")
-    started = unflatten_dict(flat, sep="/")
+        given = {path: leaf for path, leaf in shapes.items() if origins.source.get(path.split("/")[0]) == index}
+        started |= load_subset(checkpoint, unflatten_dict(given, sep="/"))
     for part, other in origins.copied.items():
         started[part] = jax.tree.map(jnp.copy, started[other])
     return started, origins.describe(list(sources))

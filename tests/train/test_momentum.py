@@ -12,7 +12,7 @@ from snp_jax.data.text import load_tokenizer
 from snp_jax.train import build, inputs, loop, sharding
 from snp_jax.train.metrics import read_metrics
 from snp_jax.train.optim import make_optimizer
-from snp_jax.train.state import TrainState, abstract_state, create_state, init_params, with_params
+from snp_jax.train.state import abstract_state, create_state, init_params, start_state
 from snp_jax.train.step import make_train_step
 
 VALID = 7  # of 8 pairs, with 2 clips each
@@ -145,9 +145,10 @@ def test_a_resumed_run_has_its_queues(tiny_config, tmp_path):
     assert (resumed / "checkpoints" / "4" / "memory").is_dir()
 
 
-def test_other_parameters_are_copied_into_the_memory():
+def test_the_memory_starts_from_the_parameters_that_were_loaded():
     make = lambda params: {"keys": jax.tree.map(jnp.copy, params)}  # noqa: E731
-    params = {"a": jnp.zeros(3)}
-    state = with_params(TrainState(jnp.int32(0), params, None, make(params)), {"a": jnp.ones(3)}, make)
+    mesh, tx = sharding.make_mesh(sharding.MeshOptions(data=1, fsdp=1), jax.devices()[:1]), optax.sgd(0.1)
+    abstract = abstract_state(lambda: {"a": jnp.zeros(3)}, tx, mesh, make)
+    state = start_state({"a": jnp.ones(3)}, abstract, tx, make)
     np.testing.assert_array_equal(state.memory["keys"]["a"], 1.0)
-    assert with_params(TrainState(jnp.int32(0), params, None), {"a": jnp.ones(3)}, make).memory is None
+    np.testing.assert_array_equal(state.params["a"], 1.0)

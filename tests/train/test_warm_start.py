@@ -31,8 +31,11 @@ def sources(tmp_path):
 
 
 def started(paths, **shapes):
-    params = jax.tree.map(jnp.asarray, tree(0, **shapes))
-    loaded, report = warm_start(paths, params, fresh=HEAD)
+    """The mean of every part, and the report; parts that are made anew are zeros."""
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), tree(0, **shapes))
+    loaded, report = warm_start(paths, abstract, lambda parts: tree(0, **{part: shapes[part] for part in parts}), fresh=HEAD)
+    assert jax.tree.map(jnp.shape, loaded) == jax.tree.map(jnp.shape, abstract)
     return {part: float(leaf["kernel"].mean()) for part, leaf in loaded.items()}, report
 
 
@@ -72,8 +75,8 @@ def test_what_does_not_fit_is_named(sources):
 def test_parameters_arrive_where_they_will_live(sources, recwarn):
     mesh = sharding.make_mesh(sharding.MeshOptions(data=2, fsdp=4))
     split = NamedSharding(mesh, P(None, "fsdp"))
-    params = {"encoder": {"kernel": jax.device_put(jnp.zeros((4, 8)), split)}}
-    loaded, _ = warm_start([sources / "run"], params, fresh=HEAD)
+    abstract = {"encoder": {"kernel": jax.ShapeDtypeStruct((4, 8), jnp.float32, sharding=split)}}
+    loaded, _ = warm_start([sources / "run"], abstract, lambda parts: {}, fresh=HEAD)
     assert loaded["encoder"]["kernel"].sharding == split
     np.testing.assert_array_equal(loaded["encoder"]["kernel"], np.full((4, 8), 3.0))
     assert not [warning for warning in recwarn if "harding" in str(warning.message)]
