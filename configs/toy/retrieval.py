@@ -9,10 +9,10 @@ from configs.toy.common import ROOT, tiny
 def get_config(arg=None):
     config = tiny("retrieval")
     config.train.init_from = f"{ROOT}/pretrain"
-    config.train.steps = 60
+    config.train.steps = 30
     config.optim.learning_rate = 3e-3
-    config.optim.warmup_steps = 20
-    config.optim.milestones = (35, 50)
+    config.optim.warmup_steps = 10
+    config.optim.milestones = (18, 25)
     if arg == "quick":
         config.train.steps = 10
     return config
