@@ -34,8 +34,7 @@ PARAMETER_RULES: tuple[tuple[str, P], ...] = (
 )
 """Ordered (pattern, spec of the LAST axes) rules on state paths; the first match decides. An axis that the mesh does not divide
 stays whole. Over `model`, BERT is split as Megatron does it (Shoeybi et al. 2019): attention heads and the hidden units of the
-MLP, so that a layer needs two reductions; and the vocabulary, where the masked-word scores are. Where `model` does not divide
-the number of heads, projections are split all the same and XLA gathers queries, keys and values."""
+MLP, so that a layer needs two reductions; and the vocabulary, where the masked-word scores are."""
 
 
 @dataclasses.dataclass(frozen=True)
