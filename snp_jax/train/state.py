@@ -49,14 +49,13 @@ def init_params(model: SNP | Tagger, key: jax.Array, *, spec: ClipSpec) -> Any:
     return params
 
 
-def _fresh(init: Init, tx: optax.GradientTransformation, init_memory: InitMemory) -> TrainState:
-    params = init()
+def _fresh(params: Any, tx: optax.GradientTransformation, init_memory: InitMemory) -> TrainState:
     return TrainState(jnp.zeros((), jnp.int32), params, tx.init(params), init_memory(params))
 
 
 def abstract_state(init: Init, tx: optax.GradientTransformation, mesh: Mesh, init_memory: InitMemory) -> TrainState:
     """Shapes, dtypes and shardings of the state, without memory. `init()` gives parameters, `init_memory` the task's part."""
-    shapes = jax.eval_shape(lambda: _fresh(init, tx, init_memory))
+    shapes = jax.eval_shape(lambda: _fresh(init(), tx, init_memory))
     return jax.tree.map(
         lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding),
         shapes,
@@ -85,10 +84,15 @@ def create_params(init: Init, abstract: Any, parts: Iterable[str] | None = None)
         return {}
     devices = jax.tree.leaves(shardings)[0].device_set
     hurried = {"xla_backend_optimization_level": 0} if next(iter(devices)).platform == "cpu" else None
-    return jax.jit(lambda: {part: init()[part] for part in made}, out_shardings=shardings, compiler_options=hurried)()
+
+    def make() -> dict[str, Any]:
+        params = init()  # once: every call would be traced and compiled
+        return {part: params[part] for part in made}
+
+    return jax.jit(make, out_shardings=shardings, compiler_options=hurried)()
 
 
 def start_state(params: Any, abstract: TrainState, tx: optax.GradientTransformation, init_memory: InitMemory) -> TrainState:
     """The state of step 0 with these parameters (donated); the task's memory starts from them."""
     shardings = jax.tree.map(lambda leaf: leaf.sharding, abstract)
-    return jax.jit(lambda params: _fresh(lambda: params, tx, init_memory), out_shardings=shardings, donate_argnums=0)(params)
+    return jax.jit(lambda params: _fresh(params, tx, init_memory), out_shardings=shardings, donate_argnums=0)(params)

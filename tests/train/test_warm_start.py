@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 from snp_jax.errors import UserError
 from snp_jax.train import sharding
 from snp_jax.train.checkpoints import load_arrays, save_params
+from snp_jax.train.state import create_params
 from snp_jax.train.warm_start import choose_origins, warm_start
 
 HEAD = ("answer/",)
@@ -80,6 +81,22 @@ def test_parameters_arrive_where_they_will_live(sources, recwarn):
     assert loaded["encoder"]["kernel"].sharding == split
     np.testing.assert_array_equal(loaded["encoder"]["kernel"], np.full((4, 8), 3.0))
     assert not [warning for warning in recwarn if "harding" in str(warning.message)]
+
+
+def test_fresh_parts_are_made_by_one_pass_through_the_initialisers():
+    calls = []
+
+    def init():
+        calls.append(1)
+        return {part: {"kernel": jnp.full((2, 8), value)} for value, part in enumerate(("encoder", "visual", "match"))}
+
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    abstract = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=device), jax.eval_shape(init))
+    calls.clear()
+    made = create_params(init, abstract)
+    assert len(calls) == 1 and [float(part["kernel"].mean()) for part in made.values()] == [0, 2, 1]  # by name
+    assert create_params(init, abstract, ["match"]).keys() == {"match"}
+    assert create_params(init, abstract, []) == {} and len(calls) == 2
 
 
 def test_load_arrays_needs_no_model(sources):
