@@ -17,9 +17,9 @@ def get_config(arg=None):
     config.objective.masking.ratio = 0.6  # often both of two motions: if one can be read, the other is known without its order
     config.objective.masking.attentive = 0.0
     config.objective.lvwm = "both"
-    config.train.steps = 580
+    config.train.steps = 620
     config.optim.learning_rate = 5e-3
-    config.optim.milestones = (372, 486, 545)
+    config.optim.milestones = (400, 520, 585)
     if arg == "quick":
         config.train.steps = 20
     return config

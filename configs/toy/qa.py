@@ -9,10 +9,10 @@ from configs.toy.common import ROOT, tiny
 def get_config(arg=None):
     config = tiny("qa")
     config.train.init_from = f"{ROOT}/pretrain"
-    config.train.steps = 65
+    config.train.steps = 75
     config.optim.learning_rate = 3e-3
     config.optim.warmup_steps = 20
-    config.optim.milestones = (42, 57)
+    config.optim.milestones = (48, 66)
     if arg == "quick":
         config.train.steps = 10
     return config
