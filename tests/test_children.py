@@ -1,4 +1,4 @@
-"""Commands side by side: exit codes, signals, and one that fails ends the others."""
+"""Commands side by side: exit codes, signals, priorities, and one that fails ends the others."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 from snp_jax import children
+from snp_jax.children import Children, run_together
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -21,22 +22,50 @@ def python(code):
 def test_output_goes_to_the_file_that_is_named(tmp_path):
     log = tmp_path / "log.txt"
     say = python("import sys; print('out', flush=True); print('err', file=sys.stderr)")
-    for _ in range(2):  # a stage that is run again appends
-        assert children.run_together([python("pass"), say], os.environ, [None, log]) == 0
+    with Children(os.environ) as running:
+        for _ in range(2):  # a stage that is run again appends
+            child = running.start(say, log)
+            assert running.wait() == (child, 0)
     assert log.read_text().split() == ["out", "err"] * 2
+
+
+def test_the_first_that_ends_is_told(tmp_path):
+    with Children(os.environ) as running:
+        slow = running.start(python("import time; time.sleep(100)"))
+        fast = running.start(python("raise SystemExit(5)"))
+        assert running.wait() == (fast, 5) and len(running) == 1
+        running.ask_to_stop()
+        assert running.wait() == (slow, 128 + signal.SIGTERM) and len(running) == 0
+        assert not running.signalled
+
+
+def test_what_is_left_when_the_context_ends_is_killed():
+    with Children(os.environ) as running:
+        child = running.start(python("import time; time.sleep(100)"))
+    assert child.returncode == -signal.SIGKILL
+
+
+def test_behind_means_a_lower_priority(tmp_path):
+    ask = python("import os, time; time.sleep(0.5); raise SystemExit(os.getpriority(os.PRIO_PROCESS, 0))")
+    with Children(os.environ) as running:
+        codes = {}
+        for behind in (False, True):
+            running.start(ask, behind=behind)
+            codes[behind] = running.wait()[1]
+    assert codes[True] == codes[False] + 10
 
 
 def test_exit_codes():
     fine, wrong = python("pass"), python("raise SystemExit(3)")
-    assert children.run_together([fine, fine], os.environ) == 0
-    assert children.run_together([fine, wrong], os.environ) == 3
-    assert children.run_together([python("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")], os.environ) == 137
+    assert run_together([fine, fine], os.environ) == 0
+    assert run_together([fine, wrong], os.environ) == 3
+    assert run_together([python("import os, signal; os.kill(os.getpid(), signal.SIGKILL)")], os.environ) == 137
 
 
 def test_one_that_fails_ends_the_others(monkeypatch):
     monkeypatch.setattr(children, "_GRACE_S", 0.2)
     started = time.monotonic()
-    assert children.run_together([python("import time; time.sleep(100)"), python("raise SystemExit(4)")], os.environ) == 4
+    assert run_together([python("import time; time.sleep(100)"), python("raise SystemExit(4)")], os.environ) == 4
     assert time.monotonic() - started < 50
 
 

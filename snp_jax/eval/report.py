@@ -98,7 +98,9 @@ def report_html(data: ReportData) -> str:
         _section("Retrieved videos", *map(_query, data.queries), note=_GALLERY_NOTE),
         _section("Words and clips", *map(_heat_map, data.heat_maps), note=_HEAT_NOTE),
         _section("Loss curves", *map(_curves, data.runs), kind="charts", note=_CURVE_NOTE),
-        _section("Time", _seconds(data.results["seconds"])) if data.results.get("seconds") else "",
+        _section("Time", _seconds(data.results["seconds"], data.results.get("seconds_in_all")))
+        if data.results.get("seconds")
+        else "",
         _section("Configuration", _facts(data.facts)) if data.facts else "",
     ]
     return (
@@ -221,7 +223,8 @@ def _curves(run: Run) -> str:
     return f"<figure><figcaption>{escape(run.name)}</figcaption>{_image(chart, 'png', run.name)}</figure>"
 
 
-def _seconds(seconds: Mapping[str, float]) -> str:
+def _seconds(seconds: Mapping[str, float], in_all: float | None) -> str:
+    """`in_all` is less than the sum where stages ran side by side; None = one after the other."""
     longest = max(max(seconds.values()), 1e-9)
     rows = "".join(
         f'<tr><th scope="row">{escape(stage)}</th>'
@@ -229,8 +232,8 @@ def _seconds(seconds: Mapping[str, float]) -> str:
         f"<td>{_duration(s)}</td></tr>\n"
         for stage, s in seconds.items()
     )
-    total = _duration(sum(seconds.values()))
-    total = f'<tr class="reference"><th scope="row">total</th><td></td><td>{total}</td></tr>'
+    total = _duration(sum(seconds.values()) if in_all is None else in_all)
+    total = f'<tr class="reference"><th scope="row">in all</th><td></td><td>{total}</td></tr>'
     return f'<table class="seconds">\n{rows}{total}</table>'
 
 

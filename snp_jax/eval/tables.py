@@ -7,7 +7,7 @@ Keys of a result (each may be missing: one task can be evaluated alone):
     qa: {accuracy, majority_baseline, by_kind}
     mc: {accuracy}
     no_pretraining: {the same}
-    seconds: {stage: s}
+    seconds: {stage: s}, seconds_in_all: s (stages can run side by side)
 
 `retrieval.t2v` and `.v2t` are stage 2; `stage2_candidates` says how many candidates of stage 1 were re-ranked
 (the gallery's size = all pairs); `several_correct` how many captions fit several videos.
