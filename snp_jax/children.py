@@ -50,9 +50,8 @@ class Children:
         """
         with ExitStack() as files:
             out = None if log is None else files.enter_context(log.open("ab"))
-            child = subprocess.Popen(  # in a session of its own, or Ctrl-C would reach it twice
-                list(command), env=self._environment, start_new_session=True, stdout=out, stderr=out
-            )
+            # In a group of its own, or Ctrl-C would reach it twice; in this session, or Linux would not heed its priority.
+            child = subprocess.Popen(list(command), env=self._environment, process_group=0, stdout=out, stderr=out)
         if behind:
             os.setpriority(os.PRIO_PROCESS, child.pid, _NICENESS)
         self._running.append(child)

@@ -29,7 +29,7 @@ def test_output_goes_to_the_file_that_is_named(tmp_path):
     assert log.read_text().split() == ["out", "err"] * 2
 
 
-def test_the_first_that_ends_is_told(tmp_path):
+def test_the_first_that_ends_is_told():
     with Children(os.environ) as running:
         slow = running.start(python("import time; time.sleep(100)"))
         fast = running.start(python("raise SystemExit(5)"))
@@ -45,14 +45,13 @@ def test_what_is_left_when_the_context_ends_is_killed():
     assert child.returncode == -signal.SIGKILL
 
 
-def test_behind_means_a_lower_priority(tmp_path):
-    ask = python("import os, time; time.sleep(0.5); raise SystemExit(os.getpriority(os.PRIO_PROCESS, 0))")
+def test_behind_means_a_lower_priority():
     with Children(os.environ) as running:
-        codes = {}
-        for behind in (False, True):
-            running.start(ask, behind=behind)
-            codes[behind] = running.wait()[1]
-    assert codes[True] == codes[False] + 10
+        children = [running.start(python("import time; time.sleep(100)"), behind=behind) for behind in (False, True)]
+        front, behind = (os.getpriority(os.PRIO_PROCESS, child.pid) for child in children)
+        assert behind == front + 10
+        assert {os.getsid(child.pid) for child in children} == {os.getsid(0)}  # Linux compares no priorities across sessions
+        assert all(os.getpgid(child.pid) == child.pid for child in children)  # Ctrl-C is passed on, once
 
 
 def test_exit_codes():

@@ -28,8 +28,6 @@ RATE_WITHOUT = 4e-3
 """Their learning rate: fresh weights need a higher one."""
 XLA_FLAGS = "--xla_backend_optimization_level=1"
 """Compiles in nine tenths of the time what then runs as fast."""
-
-
 AT_ONCE = 2
 """Stages side by side: most of a short run is start-up and compilation, which keep one core busy."""
 

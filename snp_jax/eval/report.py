@@ -98,9 +98,7 @@ def report_html(data: ReportData) -> str:
         _section("Retrieved videos", *map(_query, data.queries), note=_GALLERY_NOTE),
         _section("Words and clips", *map(_heat_map, data.heat_maps), note=_HEAT_NOTE),
         _section("Loss curves", *map(_curves, data.runs), kind="charts", note=_CURVE_NOTE),
-        _section("Time", _seconds(data.results["seconds"], data.results.get("seconds_in_all")))
-        if data.results.get("seconds")
-        else "",
+        _section("Time", _seconds(data.results)) if data.results.get("seconds") else "",
         _section("Configuration", _facts(data.facts)) if data.facts else "",
     ]
     return (
@@ -223,8 +221,8 @@ def _curves(run: Run) -> str:
     return f"<figure><figcaption>{escape(run.name)}</figcaption>{_image(chart, 'png', run.name)}</figure>"
 
 
-def _seconds(seconds: Mapping[str, float], in_all: float | None) -> str:
-    """`in_all` is less than the sum where stages ran side by side; None = one after the other."""
+def _seconds(results: Mapping) -> str:
+    seconds = results["seconds"]
     longest = max(max(seconds.values()), 1e-9)
     rows = "".join(
         f'<tr><th scope="row">{escape(stage)}</th>'
@@ -232,7 +230,7 @@ def _seconds(seconds: Mapping[str, float], in_all: float | None) -> str:
         f"<td>{_duration(s)}</td></tr>\n"
         for stage, s in seconds.items()
     )
-    total = _duration(sum(seconds.values()) if in_all is None else in_all)
+    total = _duration(results.get("seconds_in_all", sum(seconds.values())))  # stages can run side by side
     total = f'<tr class="reference"><th scope="row">in all</th><td></td><td>{total}</td></tr>'
     return f'<table class="seconds">\n{rows}{total}</table>'
 
