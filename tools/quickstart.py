@@ -122,20 +122,25 @@ def run_stages(listed: Sequence[Stage], root: Path, environment: Mapping[str, st
     waiting = [stage for stage in listed if not stage.product.exists() or stage is listed[-1]]  # the last one reports
     running: dict[subprocess.Popen, Running] = {}
     failed: str | None = None
+
+    def start(stage: Stage, children: Children) -> None:
+        behind = any(each.log is None for each in running.values())
+        log = root / f"logs/{stage.name}.txt" if behind else None
+        print(f"\n[{listed.index(stage) + 1}/{len(listed)}] {stage.name}: python {stage.command}", flush=True)
+        if log is not None:
+            log.parent.mkdir(parents=True, exist_ok=True)
+            print(f"(beside the other; output in {log})", flush=True)
+        child = children.start([sys.executable, *shlex.split(stage.command)], log, behind=behind)
+        running[child] = Running(stage, log, time.monotonic())
+        waiting.remove(stage)
+
     with Children(environment) as children:
         while waiting or running:
-            open_names = {stage.name for stage in waiting} | {each.stage.name for each in running.values()}
-            ready = [stage for stage in waiting if open_names.isdisjoint(stage.needs)]
-            for stage in ready[: 0 if failed or children.signalled else AT_ONCE - len(running)]:
-                behind = any(each.log is None for each in running.values())
-                log = root / f"logs/{stage.name}.txt" if behind else None
-                print(f"\n[{listed.index(stage) + 1}/{len(listed)}] {stage.name}: python {stage.command}", flush=True)
-                if log is not None:
-                    log.parent.mkdir(parents=True, exist_ok=True)
-                    print(f"(beside the other; output in {log})", flush=True)
-                child = children.start([sys.executable, *shlex.split(stage.command)], log, behind=behind)
-                running[child] = Running(stage, log, time.monotonic())
-                waiting.remove(stage)
+            not_done = {stage.name for stage in waiting} | {each.stage.name for each in running.values()}
+            ready = [stage for stage in waiting if not_done.isdisjoint(stage.needs)]
+            room = 0 if failed or children.signalled else AT_ONCE - len(running)
+            for stage in ready[:room]:
+                start(stage, children)
             if not running:
                 break
             if all(each.log is not None for each in running.values()):

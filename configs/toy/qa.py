@@ -10,7 +10,7 @@ def get_config(arg=None):
     config = tiny("qa")
     config.train.init_from = f"{ROOT}/pretrain"
     config.train.steps = 75
-    config.optim.learning_rate = 3e-3
+    config.optim.learning_rate = 6e-3
     config.optim.warmup_steps = 20
     config.optim.milestones = (48, 66)
     if arg == "quick":

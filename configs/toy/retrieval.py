@@ -10,7 +10,7 @@ def get_config(arg=None):
     config = tiny("retrieval")
     config.train.init_from = f"{ROOT}/pretrain"
     config.train.steps = 30
-    config.optim.learning_rate = 3e-3
+    config.optim.learning_rate = 1e-3  # a higher one undoes what pre-training has learnt of matching
     config.optim.warmup_steps = 10
     config.optim.milestones = (18, 25)
     if arg == "quick":
