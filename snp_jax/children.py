@@ -7,7 +7,7 @@ import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import nullcontext
 from pathlib import Path
 
 _GRACE_S = 30.0  # for the others to end after one has failed
@@ -48,8 +48,7 @@ class Children:
             log: file its output is appended to; None = the output of this process.
             behind: whether it only gets the processor time that the others leave.
         """
-        with ExitStack() as files:
-            out = None if log is None else files.enter_context(log.open("ab"))
+        with nullcontext() if log is None else log.open("ab") as out:
             # In a group of its own, or Ctrl-C would reach it twice; in this session, or Linux would not heed its priority.
             child = subprocess.Popen(list(command), env=self._environment, process_group=0, stdout=out, stderr=out)
         if behind:
