@@ -19,6 +19,7 @@ from pathlib import Path
 
 from configs.toy.common import ROOT as QUICKSTART
 from snp_jax.errors import UserError, run_cli
+from snp_jax.eval.report_images import read_curves
 
 CONFIG = "configs/toy/{}.py"
 
@@ -36,12 +37,11 @@ def measure(k: int, folder: Path) -> dict[str, float]:
     run("tools/eval.py", "--config", CONFIG.format("retrieval"), "--checkpoint", str(workdir), "--out", str(out))
     found = json.loads(out.read_text())["retrieval"]
     batch = json.loads((workdir / "config.json").read_text())["batch_size"]
-    lines = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
-    rates = [line["examples_per_second"] for line in lines if "examples_per_second" in line]
+    steps, rates = read_curves(workdir / "metrics.jsonl", ("examples_per_second",))["examples_per_second"]
     return {
         "pairs": batch * batch if k == 0 else batch * (1 + 2 * k),
-        "step_s": batch / statistics.median(rates),
-        "steps": lines[-1]["step"],
+        "step_s": batch / statistics.median(rates.tolist()),
+        "steps": int(steps[-1]),
         "t2v_r1": found["t2v"]["r1"],
         "t2v_r10": found["t2v"]["r10"],
         "v2t_r1": found["v2t"]["r1"],
