@@ -97,4 +97,5 @@ def _published(task: str, encoder: str, image_size: int) -> ConfigDict:
     config.clip.image_size = (size, size)
     config.model.visual.remat = RECOMPUTE
     config.model.bert.remat = True
+    config.model.visual.scan = config.model.bert.scan = True
     return config

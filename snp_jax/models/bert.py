@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from snp_jax.models import layers
+from snp_jax.models.loops import loop_length, run_loop
 from snp_jax.models.packing import Packing, pack, unpack
 
 PADDING_BIAS = -10000.0
@@ -22,7 +23,12 @@ PADDING_BIAS = -10000.0
 
 @dataclasses.dataclass(frozen=True)
 class BertConfig:
-    """Sizes of a BERT. The defaults are BERT-base, uncased."""
+    """Sizes of a BERT. The defaults are BERT-base, uncased.
+
+    Attributes:
+        remat: recompute the layers in the backward pass instead of keeping their activations.
+        scan: run them as one loop (`loops.py`).
+    """
 
     vocab_size: int = 30522
     width: int = 768
@@ -36,6 +42,7 @@ class BertConfig:
     epsilon: float = 1e-12
     init_std: float = 0.02
     remat: bool = False
+    scan: bool = False
 
     def __post_init__(self):
         if self.width % self.heads:
@@ -192,7 +199,17 @@ class Encoder(nn.Module):
         layer_class = nn.remat(Layer) if self.config.remat else Layer
         importance = jnp.zeros(x.shape[:2], jnp.float32)
         x = x if packing is None else pack(x, packing)
-        for index in range(self.config.layers):
+        looped = loop_length(self, self.config.scan, self.config.layers - first_only)
+        if looped:
+            layer = Layer(self.config, self.dtype, deterministic, parent=None)
+
+            def step(variables: Any, rngs: Any, carry: tuple[jax.Array, jax.Array], _: Any) -> tuple[jax.Array, jax.Array]:
+                x, received = layer.apply(variables, carry[0], mask, packing, rngs=rngs)
+                return x, carry[1] + received
+
+            names = [f"layer{index}" for index in range(looped)]
+            x, importance = run_loop(self, names, [step], (x, importance), remat=self.config.remat)
+        for index in range(looped, self.config.layers):
             last = index == self.config.layers - 1
             layer = layer_class(self.config, self.dtype, deterministic, first_only and last, name=f"layer{index}")
             x, received = layer(x, mask, packing)

@@ -70,7 +70,7 @@ def numbered_rows(rows: jax.Array | None) -> Iterator[None]:
 
 
 def _draw_kept(
-    key: jax.Array, rate: float, shape: tuple[int, ...], tokens: tuple[jax.Array, jax.Array] | None = None
+    key: jax.Array, rate: float | jax.Array, shape: tuple[int, ...], tokens: tuple[jax.Array, jax.Array] | None = None
 ) -> jax.Array:
     """Bool of `shape`, True with probability 1 - rate. What is drawn for a row depends on its number alone.
 
@@ -106,17 +106,17 @@ class Dropout(nn.Module):
 class DropPath(nn.Module):
     """Stochastic depth: drops a residual branch for whole rows of the first axis and scales the kept ones up.
 
-    Draws as `Dropout` does; kept rows are divided by 1 - rate.
+    Draws as `Dropout` does; kept rows are divided by 1 - rate. In a loop over layers the rate is an array.
     """
 
-    rate: float
+    rate: float | jax.Array
 
     @nn.compact
     def __call__(self, x: jax.Array, deterministic: bool) -> jax.Array:
-        if deterministic or self.rate == 0.0:
+        if deterministic or (isinstance(self.rate, float) and self.rate == 0.0):
             return x
         keep = _draw_kept(self.make_rng("dropout"), self.rate, (x.shape[0],) + (1,) * (x.ndim - 1))
-        return jnp.where(keep, x / (1.0 - self.rate), 0)
+        return jnp.where(keep, x / jnp.asarray(1.0 - self.rate, x.dtype), 0)
 
 
 def gelu(x: jax.Array) -> jax.Array:

@@ -15,6 +15,7 @@ from flax import linen as nn
 
 from snp_jax.models.convolution import Conv, DepthwiseConv3x3
 from snp_jax.models.layers import DropPath, LayerNorm, VisualGrid, dense, drop_path_rates, gelu, grid_mask
+from snp_jax.models.loops import loop_length, run_loop
 
 BLOCK_EPSILON = 1e-6
 """LayerNorm epsilon of blocks and stage outputs."""
@@ -37,6 +38,7 @@ class PVTConfig:
         linear: pool keys and values to 7 x 7 instead ("b2_li").
         drop_path: stochastic depth rate of the last block (rates rise linearly from 0); SNP recipes use 0.
         remat: recompute the blocks of this stage in the backward pass instead of keeping their activations.
+        scan: run the blocks of a stage as one loop (`loops.py`).
     """
 
     embed_dims: tuple[int, ...] = (64, 128, 320, 512)
@@ -47,6 +49,7 @@ class PVTConfig:
     linear: bool = False
     drop_path: float = 0.0
     remat: tuple[bool, ...] = (False, False, False, False)
+    scan: bool = False
 
     def __post_init__(self):
         stages = {len(getattr(self, field)) for field in _PER_STAGE}
@@ -118,9 +121,17 @@ class Stage(nn.Module):
     def __call__(self, x: jax.Array, deterministic: bool) -> jax.Array:
         config, stage = self.config, self.stage
         x = PatchEmbed(config.embed_dims[stage], first=stage == 0, dtype=self.dtype, name="patch_embed")(x)
+        looped = loop_length(self, config.scan, len(self.drop_paths))
+        if looped:
+
+            def step(variables: Any, rngs: Any, x: jax.Array, rate: Any) -> jax.Array:
+                return Block(config, stage, rate, self.dtype, parent=None).apply(variables, x, deterministic, rngs=rngs)
+
+            names = [f"block{i}" for i in range(looped)]
+            x = run_loop(self, names, [step], x, rates=self.drop_paths, remat=config.remat[stage])
         block = nn.remat(Block, static_argnums=(2,)) if config.remat[stage] else Block
-        for i, rate in enumerate(self.drop_paths):
-            x = block(config, stage, rate, self.dtype, name=f"block{i}")(x, deterministic)
+        for i in range(looped, len(self.drop_paths)):
+            x = block(config, stage, self.drop_paths[i], self.dtype, name=f"block{i}")(x, deterministic)
         return LayerNorm(BLOCK_EPSILON, self.dtype, name="norm")(x)
 
 
@@ -143,7 +154,7 @@ class Block(nn.Module):
 
     config: PVTConfig
     stage: int
-    drop_path: float
+    drop_path: float | jax.Array
     dtype: Any
 
     @nn.compact

@@ -15,6 +15,7 @@ from jax import lax
 
 from snp_jax.models.convolution import Conv
 from snp_jax.models.layers import DropPath, VisualGrid, drop_path_rates, grid_mask
+from snp_jax.models.loops import loop_length, run_loop
 
 NORM_EPSILON = 1e-5
 EXPANSION = 4
@@ -33,6 +34,7 @@ class ResNetConfig:
         stem_width: channels of the first convolution.
         drop_path: stochastic depth rate of the last block (rates rise linearly from 0); SNP recipes use 0.
         remat: recompute the blocks of this stage in the backward pass instead of keeping their activations.
+        scan: run the blocks of a stage but its first as one loop (`loops.py`).
     """
 
     depths: tuple[int, ...] = (3, 4, 6, 3)
@@ -40,6 +42,7 @@ class ResNetConfig:
     stem_width: int = 64
     drop_path: float = 0.0
     remat: tuple[bool, ...] = (False, False, False, False)
+    scan: bool = False
 
     def __post_init__(self):
         if {len(self.depths), len(self.planes), len(self.remat)} != {4}:
@@ -92,10 +95,20 @@ class Stage(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, deterministic: bool) -> jax.Array:
-        block = nn.remat(Bottleneck, static_argnums=(2,)) if self.config.remat[self.stage] else Bottleneck
-        for i, rate in enumerate(self.drop_paths):
-            stride = 2 if self.stage > 0 and i == 0 else 1
-            x = block(self.config.planes[self.stage], stride, i == 0, rate, self.dtype, name=f"block{i}")(x, deterministic)
+        planes, remat = self.config.planes[self.stage], self.config.remat[self.stage]
+        block = nn.remat(Bottleneck, static_argnums=(2,)) if remat else Bottleneck
+        stride = 2 if self.stage > 0 else 1
+        x = block(planes, stride, True, self.drop_paths[0], self.dtype, name="block0")(x, deterministic)
+        after = 1 + loop_length(self, self.config.scan, len(self.drop_paths) - 1)
+        if after > 1:
+
+            def step(variables: Any, rngs: Any, x: jax.Array, rate: Any) -> jax.Array:
+                return Bottleneck(planes, 1, False, rate, self.dtype, parent=None).apply(variables, x, deterministic, rngs=rngs)
+
+            names = [f"block{i}" for i in range(1, after)]
+            x = run_loop(self, names, [step], x, rates=self.drop_paths[1:], remat=remat)
+        for i in range(after, len(self.drop_paths)):
+            x = block(planes, 1, False, self.drop_paths[i], self.dtype, name=f"block{i}")(x, deterministic)
         return x
 
 
@@ -110,7 +123,7 @@ class Bottleneck(nn.Module):
     planes: int
     stride: int
     project: bool
-    drop_path: float
+    drop_path: float | jax.Array
     dtype: Any
 
     @nn.compact

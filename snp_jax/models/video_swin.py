@@ -7,6 +7,7 @@ width is not here; the arithmetic of windows, with its inherited quirk, is at th
 from __future__ import annotations
 
 import dataclasses
+import functools
 from typing import Any
 
 import jax
@@ -16,6 +17,7 @@ from flax import linen as nn
 
 from snp_jax.models.convolution import patchify
 from snp_jax.models.layers import DropPath, LayerNorm, VisualGrid, dense, drop_path_rates, gelu, grid_mask
+from snp_jax.models.loops import loop_length, run_loop
 
 EPSILON = 1e-5
 PATCH = 4
@@ -35,6 +37,7 @@ class VideoSwinConfig:
         window: frames, rows and columns that attend to each other; odd blocks shift it by half.
         drop_path: stochastic depth rate of the last block (rates rise linearly from 0).
         remat: recompute the blocks of this stage in the backward pass instead of keeping their activations.
+        scan: run the blocks of a stage as one loop over pairs of them (`loops.py`).
     """
 
     embed_dim: int = 96
@@ -43,6 +46,7 @@ class VideoSwinConfig:
     window: tuple[int, int, int] = (8, 7, 7)
     drop_path: float = 0.2
     remat: tuple[bool, ...] = (False, False, False, False)
+    scan: bool = False
 
     def __post_init__(self):
         if {len(self.depths), len(self.heads), len(self.remat)} != {4}:
@@ -132,9 +136,19 @@ class Stage(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, deterministic: bool) -> jax.Array:
         config, stage = self.config, self.stage
+        looped = loop_length(self, config.scan, len(self.drop_paths), period=2)
+        if looped:
+
+            def step(shifted: bool, variables: Any, rngs: Any, x: jax.Array, rate: Any) -> jax.Array:
+                block = Block(config.window, config.heads[stage], shifted, rate, self.dtype, parent=None)
+                return block.apply(variables, x, deterministic, rngs=rngs)
+
+            names = [f"block{i}" for i in range(looped)]
+            steps = [functools.partial(step, False), functools.partial(step, True)]
+            x = run_loop(self, names, steps, x, rates=self.drop_paths[:looped], remat=config.remat[stage])
         block = nn.remat(Block, static_argnums=(2,)) if config.remat[stage] else Block
-        for i, rate in enumerate(self.drop_paths):
-            shifted = i % 2 == 1
+        for i in range(looped, len(self.drop_paths)):
+            shifted, rate = i % 2 == 1, self.drop_paths[i]
             make = block(config.window, config.heads[stage], shifted, rate, self.dtype, name=f"block{i}")
             x = make(x, deterministic)
         if stage < 3:
@@ -162,7 +176,7 @@ class Block(nn.Module):
     window: tuple[int, int, int]
     heads: int
     shifted: bool
-    drop_path: float
+    drop_path: float | jax.Array
     dtype: Any
 
     @nn.compact

@@ -101,6 +101,25 @@ def test_every_task_gives_the_same(task, tiny_config):
         assert_same(one, other)
 
 
+# ---------------------------------------------------------------------- layers in a loop
+@pytest.mark.slow
+def test_layers_in_a_loop_compute_the_same(tiny_config):
+    """Without dropout, whose draws differ between a loop and layers one after the other; with it on several devices."""
+    config = everything(tiny_config)
+    config.model.bert.layers, config.model.visual.depths = 3, (2, 1, 3, 1)
+    loop = config.copy_and_resolve_references()
+    loop.model.bert.scan = loop.model.visual.scan = True
+    runs = [Run(loop, ONE), Run(loop, {"data": 2, "fsdp": 2, "model": 2}), Run(loop, EIGHT, reduce="compiler")]
+    one, *others = [run.take(2) for run in runs]
+    for other in others:
+        assert_same(one, other)
+    for each in (config, loop):
+        each.model.bert.update(dropout=0.0, attention_dropout=0.0)
+        each.model.visual.drop_path = 0.0
+        each.model.head_dropout = 0.0
+    assert_same(*(Run(each, ONE).take(2) for each in (config, loop)))
+
+
 # ---------------------------------------------------------------------- packed texts
 def of_many_lengths(config):
     """A batch whose texts have from a half to all of the tokens; from now on the config packs them."""
