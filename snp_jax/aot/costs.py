@@ -9,11 +9,13 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+from collections.abc import Mapping
 
 from snp_jax.aot.chips import Chip
 from snp_jax.aot.collectives import KINDS, inner_collective
 from snp_jax.aot.flops import valid_taps
 from snp_jax.aot.hlo import FAST_MEMORY, Computation, Instruction, Module, Shape
+from snp_jax.aot.kernels import Kernel, kernel_of
 
 FREE = {
     "add-dependency", "after-all", "all-gather-done", "all-reduce-done", "async-done", "async-start", "async-update",
@@ -36,8 +38,9 @@ class Operation:
         count: executions.
         flops: of products and convolutions, of one execution.
         bytes: HBM traffic of one execution.
-        cycles: the compiler's own estimate of one execution; None where it gives none.
-        seconds: the larger of arithmetic at peak (in passes of the matrix units) and traffic at full bandwidth, once.
+        cycles: the compiler's own estimate of one execution, of a kernel the length of its schedule; None where there is none.
+        seconds: the larger of arithmetic at peak (in passes of the matrix units) and traffic at full bandwidth, once; of a
+            kernel the larger of schedule and traffic.
         compute_bound: whether that is the arithmetic.
     """
 
@@ -52,8 +55,8 @@ class Operation:
     compute_bound: bool
 
 
-def operations(module: Module, chip: Chip) -> list[Operation]:
-    """Everything that runs on a device's cores, collectives left out."""
+def operations(module: Module, chip: Chip, kernels: Mapping[Kernel, int]) -> list[Operation]:
+    """Everything that runs on a device's cores, collectives left out; `kernels` has the cycles of each kernel."""
     found = []
     for computation, instruction, count in module.executed():
         if instruction.opcode in FREE or _names_memory(instruction):
@@ -63,11 +66,17 @@ def operations(module: Module, chip: Chip) -> list[Operation]:
             continue  # one that computes on the side counts for that
         traffic = _traffic(module, computation, instruction)
         compute, memory = work / chip.flops, traffic / chip.hbm_bandwidth
-        cycles = re.search(r'"estimated_cycles":"(\d+)"', instruction.text)
+        kernel = kernel_of(computation, instruction)
+        if kernel is None:
+            estimate = re.search(r'"estimated_cycles":"(\d+)"', instruction.text)
+            cycles = int(estimate.group(1)) if estimate else None
+        else:
+            cycles = kernels[kernel]
+            compute = cycles / chip.clock
         found.append(
             Operation(
                 instruction.name, instruction.opcode, instruction.source, count, flops, traffic,
-                int(cycles.group(1)) if cycles else None, max(compute, memory), compute >= memory,
+                cycles, max(compute, memory), compute >= memory,
             )
         )  # fmt: skip
     return found

@@ -52,6 +52,8 @@ def _of_equation(equation: core.JaxprEqn, own: Own) -> float:
 
 
 def _own_flops(equation: core.JaxprEqn) -> float | None:
+    if equation.primitive.name == "pallas_call":
+        return _kernel(equation)
     count = {"dot_general": _dot, "conv_general_dilated": _convolution}.get(equation.primitive.name)
     return None if count is None else count(equation)
 
@@ -80,6 +82,14 @@ def _jaxprs(value: Any) -> list[Any]:
     if isinstance(value, (tuple, list)):
         return [each for item in value for each in _jaxprs(item)]
     return []
+
+
+def _kernel(equation: core.JaxprEqn) -> float:
+    """What the kernel says of itself: it may compute more than is needed, to fill the matrix units."""
+    estimate = equation.params["cost_estimate"]
+    if estimate is None:
+        raise ValueError(f"the kernel {equation.params['name_and_src_info']} has no cost_estimate, so its work is unknown")
+    return float(estimate.flops)
 
 
 def _dot(equation: core.JaxprEqn) -> float:

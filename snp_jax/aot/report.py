@@ -17,6 +17,7 @@ from snp_jax.aot.collectives import Collective, find_collectives
 from snp_jax.aot.compiling import QUICK_MARGIN, Compiled, TooLarge, is_quick
 from snp_jax.aot.costs import COPIES, Operation, operations
 from snp_jax.aot.flops import count_flops, count_recomputed, live
+from snp_jax.aot.kernels import count_cycles, kernels_in
 from snp_jax.aot.program import Program
 from snp_jax.train.optim import parameter_path
 
@@ -56,7 +57,8 @@ def make_report(program: Program, outcome: Compiled | TooLarge, topology: Topolo
     module = hlo.parse(outcome.text)
     found = find_collectives(module, topology.chip, devices)
     report |= {"hbm_gib": outcome.hbm_gib | {"limit": limit}, "collectives": [_collective(each) for each in found]}
-    report |= _time(program, operations(module, topology.chip), found, topology, total - again)
+    done = operations(module, topology.chip, count_cycles(kernels_in(module), topology.name))
+    report |= _time(program, done, found, topology, total - again)
     report |= {"copies": _copies(module), "loops_of_unknown_length": module.unknown_loops()}
     report |= {"budgets": check_budgets(program, found)}
     sentence = _memory_sentence(report)

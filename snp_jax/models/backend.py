@@ -16,6 +16,7 @@ from collections.abc import Iterator
 import jax
 
 _forced: contextvars.ContextVar[str | None] = contextvars.ContextVar("forced_backend", default=None)
+_on_one_device: contextvars.ContextVar[bool] = contextvars.ContextVar("on_one_device", default=False)
 
 
 @contextlib.contextmanager
@@ -36,3 +37,21 @@ def lower_for(platform: str) -> Iterator[None]:
 def for_cpu() -> bool:
     """Whether the code being traced will run on the CPU."""
     return (_forced.get() or jax.default_backend()) == "cpu"
+
+
+@contextlib.contextmanager
+def one_device() -> Iterator[None]:
+    """Says that the arrays of the code being traced are whole on one device: of one device, or inside `jax.shard_map`.
+
+    XLA cannot split kernels over devices, so they are used only there.
+    """
+    token = _on_one_device.set(True)
+    try:
+        yield
+    finally:
+        _on_one_device.reset(token)
+
+
+def kernels_for_tpu() -> bool:
+    """Whether Pallas kernels for TPUs may be used."""
+    return _on_one_device.get() and (_forced.get() or jax.default_backend()) == "tpu"

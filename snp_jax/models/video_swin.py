@@ -15,16 +15,16 @@ import jax.numpy as jnp
 import numpy as np
 from flax import linen as nn
 
+from snp_jax.models import backend
 from snp_jax.models.convolution import patchify
-from snp_jax.models.layers import DropPath, LayerNorm, VisualGrid, dense, drop_path_rates, gelu, grid_mask
+from snp_jax.models.layers import DropPath, LayerNorm, VisualGrid, dense, dot_rows, drop_path_rates, gelu, grid_mask
 from snp_jax.models.loops import loop_length, run_loop
+from snp_jax.models.window_attention import attend_by_kernel, attend_by_xla, kernel_fits
 
 EPSILON = 1e-5
 PATCH = 4
 """Side of a patch. In time a patch is two frames deep and advances by one."""
 MLP_RATIO = 4
-SHIFT_MASK = -100.0
-"""Added to attention logits between cells that only the cyclic shift made neighbours."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -221,23 +221,34 @@ class WindowAttention(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, labels: np.ndarray | None) -> jax.Array:
-        batch, windows, cells, channels = x.shape
+        cells, channels = x.shape[2:]
         entries = int(np.prod([2 * side - 1 for side in self.window]))
         init = nn.initializers.truncated_normal(0.02)
         table = self.param("relative_bias", init, (entries, self.heads))
-        qkv = dense(3 * channels, self.dtype, "qkv")(x)
-        qkv = qkv.reshape(batch, windows, cells, 3, self.heads, channels // self.heads)
-        query, key, value = (qkv[:, :, :, i] for i in range(3))  # [B, W, N, H, C/H]
-        query = query * (channels // self.heads) ** -0.5
-        logits = jnp.einsum("bwqhd,bwkhd->bwhqk", query, key, preferred_element_type=jnp.float32)
-        logits = logits + jnp.take(table, relative_index(self.window, cells), axis=0).transpose(2, 0, 1)  # [B, W, H, N, N]
-        if labels is not None:
-            rows = jnp.asarray(labels)
-            same = rows[:, None, :, None] == rows[:, None, None, :]  # [W, 1, N, N]
-            logits = logits + jnp.where(same, 0.0, SHIFT_MASK)
-        weights = jax.nn.softmax(logits, axis=-1).astype(self.dtype)
-        context = jnp.einsum("bwhqk,bwkhd->bwqhd", weights, value)
-        return dense(channels, self.dtype, "proj")(context.reshape(x.shape))
+        bias = jnp.take(table, relative_index(self.window, cells), axis=0).transpose(2, 0, 1)  # [H, N, N]
+        by_kernel = backend.kernels_for_tpu() and kernel_fits(channels, self.heads)
+        query, key, value = QueryKeyValue(self.dtype, name="qkv")(x, apart=by_kernel)
+        context = (attend_by_kernel if by_kernel else attend_by_xla)(query, key, value, bias, labels)
+        return dense(channels, self.dtype, "proj")(context)
+
+
+class QueryKeyValue(nn.Module):
+    """Three linear layers `[..., C]` -> `[..., C]` whose parameters are stored as those of one with 3C outputs.
+
+    They are computed as one, or `apart` where their results go to a kernel, which would need copies of the parts.
+    """
+
+    dtype: Any
+
+    @nn.compact
+    def __call__(self, x: jax.Array, *, apart: bool) -> list[jax.Array]:
+        channels = x.shape[-1]
+        kernel = self.param("kernel", nn.initializers.truncated_normal(0.02), (channels, 3 * channels)).astype(self.dtype)
+        bias = self.param("bias", nn.initializers.zeros, (3 * channels,)).astype(self.dtype)
+        if apart:
+            parts = zip(jnp.split(kernel, 3, axis=1), jnp.split(bias, 3), strict=True)
+            return [dot_rows(x, weights, None) + shift for weights, shift in parts]
+        return jnp.split(dot_rows(x, kernel, None) + bias, 3, axis=-1)
 
 
 # ---------------------------------------------------------------------- windows

@@ -19,6 +19,7 @@ from jax.sharding import Mesh, NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from snp_jax.data.augment import AugmentOptions, training_batch
+from snp_jax.models import backend
 from snp_jax.models.network import Network
 from snp_jax.models.shard import Shard, row_keys
 from snp_jax.models.snp import SNP
@@ -146,13 +147,15 @@ def make_compute(
     """
     make = functools.partial(Program, model, task, changes)
     if reduce == "compiler" or batch_shards(mesh) == 1:
-        return make(Shard(), spreader(mesh), accumulate, freeze).compute
+        whole = make(Shard(), spreader(mesh), accumulate, freeze)
+        return _on_one_device(whole.compute) if mesh.size == 1 else whole.compute
     program = make(Shard(BATCH_AXES), lambda x: x, accumulate, freeze)
+    compute = _on_one_device(program.compute) if mesh.shape["model"] == 1 else program.compute
     params_at, memory_at = (jax.tree.map(split_by_fsdp, tree) for tree in (param_shardings, memory_shardings))
 
     def one_device(params: Any, memory: Any, batch: Batch, key: jax.Array) -> Computed:
         params, memory = jax.tree.map(_gather, params, params_at), jax.tree.map(_gather, memory, memory_at)
-        found = program.compute(params, memory, batch, key)
+        found = compute(params, memory, batch, key)
         return Computed(
             jax.tree.map(_reduce, found.gradients, params_at),
             *program.shard.total((found.terms, found.metrics)),
@@ -167,6 +170,16 @@ def make_compute(
         axis_names=set(mesh.axis_names if mesh.shape["model"] == 1 else BATCH_AXES),  # `model` stays with the compiler
         check_vma=False,
     )
+
+
+def _on_one_device(compute: Compute) -> Compute:
+    """`compute`, whose arrays are those of one device: kernels may be used."""
+
+    def run(*args: Any) -> Computed:
+        with backend.one_device():
+            return compute(*args)
+
+    return run
 
 
 def split_by_fsdp(sharding: NamedSharding) -> P:

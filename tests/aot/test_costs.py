@@ -18,7 +18,7 @@ CHIP = dataclasses.replace(CHIPS["v5e"], flops=1e12, hbm_bandwidth=1e9, ici_band
 
 
 def test_a_batched_product_written_as_a_convolution_with_holes():
-    done = {each.name: each for each in operations(hlo.parse(LOOP), CHIP)}
+    done = {each.name: each for each in operations(hlo.parse(LOOP), CHIP, {})}
     product = done["fusion.1"]
     assert product.flops == 2 * 8 * 12 * 64 * 64 * 32  # one tap of 8 x 12 is no hole
     operand, result = 2 * 8 * 64 * 12 * 32, 2 * 8 * 12 * 64 * 64
@@ -28,7 +28,7 @@ def test_a_batched_product_written_as_a_convolution_with_holes():
 
 
 def test_what_is_stored_in_place_costs_the_slice():
-    done = {each.name: each for each in operations(hlo.parse(LOOP), CHIP)}
+    done = {each.name: each for each in operations(hlo.parse(LOOP), CHIP, {})}
     assert done["fusion.2"].bytes == 2 * (2 * 8 * 12 * 64 * 64) + 4  # reads the slice and the counter, writes the slice
     assert done["copy.1"].bytes == 64 * 64 * 4  # its result stays on the chip
     assert done["copy.2"].bytes == 64 * 64 * 4
@@ -57,7 +57,7 @@ def test_disguised_collectives():
 
 
 def test_work_beside_a_collective_is_counted():
-    done = {each.name: each for each in operations(hlo.parse(COLLECTIVES), CHIP)}
+    done = {each.name: each for each in operations(hlo.parse(COLLECTIVES), CHIP, {})}
     assert done.keys() == {"fusion.96"}
     assert done["fusion.96"].flops == 2 * 1024 * 128 * 256
     assert done["fusion.96"].bytes == 2 * (1024 * 256 + 256 * 128 + 1024 * 128)
