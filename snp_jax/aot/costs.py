@@ -26,6 +26,8 @@ FREE = {
 """Instructions that move nothing themselves."""
 SLICES = {"dynamic-slice", "slice", "gather"}
 COPIES = {"copy", "transpose"}
+BESIDE = {"copy-start", "slice-start"}
+"""Transfers between HBM and the memory on the chip that go on beside what runs."""
 PASSES = {"highest": 6, "high": 3}
 """Passes through the matrix units of a product at a precision above the default."""
 
@@ -42,6 +44,7 @@ class Operation:
         seconds: the larger of arithmetic at peak (in passes of the matrix units) and traffic at full bandwidth, once; of a
             kernel the larger of schedule and traffic.
         compute_bound: whether that is the arithmetic.
+        beside: it is a transfer beside other operations.
     """
 
     name: str
@@ -53,6 +56,7 @@ class Operation:
     cycles: int | None
     seconds: float
     compute_bound: bool
+    beside: bool
 
 
 def operations(module: Module, chip: Chip, kernels: Mapping[Kernel, int]) -> list[Operation]:
@@ -76,7 +80,7 @@ def operations(module: Module, chip: Chip, kernels: Mapping[Kernel, int]) -> lis
         found.append(
             Operation(
                 instruction.name, instruction.opcode, instruction.source, count, flops, traffic,
-                cycles, max(compute, memory), compute >= memory,
+                cycles, max(compute, memory), compute >= memory, instruction.opcode in BESIDE,
             )
         )  # fmt: skip
     return found
@@ -145,7 +149,7 @@ def _traffic(module: Module, computation: Computation, instruction: Instruction)
     if opcode == "fusion":
         inner = module.computations[instruction.called[0]]
         return _read_by_fusion(module, inner, shapes) + _written(module, inner, inner.root, instruction.shapes)
-    if opcode in ("copy-start", "slice-start"):
+    if opcode in BESIDE:
         moved = instruction.shapes[0].bytes  # target, source, flag
         return moved * sum(shape.space != FAST_MEMORY for shape in instruction.shapes[:2])
     if opcode in SLICES:

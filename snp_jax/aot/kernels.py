@@ -1,7 +1,7 @@
 """How long the kernels of a compiled program run: the instruction bundles that the compiler scheduled for them.
 
-XLA says nothing of a kernel's time. But libtpu writes down its final schedule, in which a chip's core starts one bundle a cycle. It
-does so for a whole process, so each kernel is compiled again, alone, in a process of its own (`python -m snp_jax.aot.kernels`).
+XLA says nothing of a kernel's time. But libtpu can write down its final schedule, of which a core starts one bundle a cycle. It
+does so for a whole process, so the kernels are compiled again, each alone, in a process of their own.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def count_cycles(kernels: Iterable[Kernel], topology: str) -> dict[Kernel, int]:
 
 
 def cycles_of(bundles: str, steps: int, rounds: int) -> int:
-    """Cycles of a schedule: what is outside of loops runs once, the grid's loop `steps` times, the loop in it `rounds` times each.
+    """Cycles of a schedule: the grid's loop runs `steps` times, the loop in it `rounds` times each, the rest once.
 
     Raises:
         ValueError: there are no bundles, or loops in these.

@@ -116,16 +116,20 @@ def _copies(module: hlo.Module) -> list[dict[str, Any]]:
 
 def _time(program: Program, done: list[Operation], found: list[Collective], topology: Topology, model_flops: float) -> Report:
     """Estimates: operation by operation the larger of arithmetic and HBM traffic at the chip's peaks, and the collectives as
-    if nothing ran beside them. After a full compilation the compiler's own cycles replace the former where it gives them."""
+    if nothing ran beside them. After a full compilation the compiler's own cycles replace the former where it gives them.
+    Neither is less than all HBM traffic takes, of which transfers beside other operations are a part."""
     chip = topology.chip
-    roofline = sum(each.count * each.seconds for each in done)
-    computing = sum(each.count * each.seconds for each in done if each.compute_bound)
+    traffic = sum(each.count * each.bytes for each in done)
+    moving, after_another = traffic / chip.hbm_bandwidth, [each for each in done if not each.beside]
+    roofline = max(sum(each.count * each.seconds for each in after_another), moving)
+    computing = sum(each.count * each.seconds for each in after_another if each.compute_bound)
     sending = sum(each.count * each.seconds for each in found)
     by_compiler = None
     if not is_quick():
-        by_compiler = sum(each.count * (each.cycles / chip.clock if each.cycles else each.seconds) for each in done)
+        cycles = (each.count * (each.cycles / chip.clock if each.cycles else each.seconds) for each in after_another)
+        by_compiler = max(sum(cycles), moving)
     step = (roofline if by_compiler is None else by_compiler) + sending
-    slowest = sorted(done, key=lambda each: -each.count * each.seconds)[:SHOWN]
+    slowest = sorted(after_another, key=lambda each: -each.count * each.seconds)[:SHOWN]
     return {
         "estimated_step_s": step,
         "estimate": {
@@ -136,7 +140,7 @@ def _time(program: Program, done: list[Operation], found: list[Collective], topo
             "memory_bound_s": roofline - computing,
             "collectives_s": sending,
             "flops_at_peak_s": sum(each.count * each.flops for each in done) / chip.flops,
-            "hbm_bytes": sum(each.count * each.bytes for each in done),
+            "hbm_bytes": traffic,
             "hlo_flops": sum(each.count * each.flops for each in done),
         },
         "examples_per_s": program.examples / step,

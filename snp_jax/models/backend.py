@@ -36,7 +36,12 @@ def lower_for(platform: str) -> Iterator[None]:
 
 def for_cpu() -> bool:
     """Whether the code being traced will run on the CPU."""
-    return (_forced.get() or jax.default_backend()) == "cpu"
+    return _platform() == "cpu"
+
+
+def for_tpu() -> bool:
+    """Whether the code being traced will run on a TPU."""
+    return _platform() == "tpu"
 
 
 @contextlib.contextmanager
@@ -54,4 +59,8 @@ def one_device() -> Iterator[None]:
 
 def kernels_for_tpu() -> bool:
     """Whether Pallas kernels for TPUs may be used."""
-    return _on_one_device.get() and (_forced.get() or jax.default_backend()) == "tpu"
+    return _on_one_device.get() and for_tpu()
+
+
+def _platform() -> str:
+    return _forced.get() or jax.default_backend()

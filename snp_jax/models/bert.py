@@ -49,10 +49,9 @@ class BertConfig:
             raise ValueError(f"BERT width {self.width} is not a multiple of its {self.heads} heads")
 
 
-def dense(config: BertConfig, width: int, name: str, dtype: Any) -> nn.Dense:
+def dense(config: BertConfig, width: int, name: str, dtype: Any) -> layers.Dense:
     """A linear layer with BERT's initialisation (normal, `init_std`)."""
-    init = nn.initializers.normal(config.init_std)
-    return nn.Dense(width, dtype=dtype, kernel_init=init, dot_general=layers.dot_rows, name=name)
+    return layers.Dense(width, dtype, nn.initializers.normal(config.init_std), name=name)
 
 
 class PositionEmbeddings(nn.Module):

@@ -17,7 +17,7 @@ from flax import linen as nn
 
 from snp_jax.models import backend
 from snp_jax.models.convolution import patchify
-from snp_jax.models.layers import DropPath, LayerNorm, VisualGrid, dense, dot_rows, drop_path_rates, gelu, grid_mask
+from snp_jax.models.layers import DropPath, LayerNorm, VisualGrid, dense, drop_path_rates, gelu, grid_mask, linear
 from snp_jax.models.loops import loop_length, run_loop
 from snp_jax.models.window_attention import attend_by_kernel, attend_by_xla, kernel_fits
 
@@ -247,8 +247,8 @@ class QueryKeyValue(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (3 * channels,)).astype(self.dtype)
         if apart:
             parts = zip(jnp.split(kernel, 3, axis=1), jnp.split(bias, 3), strict=True)
-            return [dot_rows(x, weights, None) + shift for weights, shift in parts]
-        return jnp.split(dot_rows(x, kernel, None) + bias, 3, axis=-1)
+            return [linear(x, weights, shift) for weights, shift in parts]
+        return jnp.split(linear(x, kernel, bias), 3, axis=-1)
 
 
 # ---------------------------------------------------------------------- windows

@@ -1,0 +1,82 @@
+"""Kernels in a compiled program, and the length of their schedules."""
+
+import dataclasses
+import importlib.util
+import os
+
+import pytest
+
+from snp_jax.aot import hlo
+from snp_jax.aot.chips import CHIPS
+from snp_jax.aot.costs import operations
+from snp_jax.aot.kernels import Kernel, count_cycles, cycles_of, kernels_in
+
+PROGRAM = """\
+HloModule jit_step, entry_computation_layout={()->bf16[64,196,512]{2,1,0}}
+
+ENTRY %main (q: bf16[64,196,512], bias: f32[16,196,196], rows: s32[4,196,1], columns: s32[4,1,196]) -> bf16[64,196,512] {
+  %q = bf16[64,196,512]{2,1,0} parameter(0)
+  %bias = f32[16,196,196]{2,1,0} parameter(1)
+  %rows = s32[4,196,1]{2,1,0} parameter(2)
+  %columns = s32[4,1,196]{2,1,0} parameter(3)
+  %a.1 = bf16[64,196,512]{2,1,0} custom-call(%q, %q, %q, %bias), custom_call_target="tpu_custom_call", \
+metadata={op_name="jit(step)/block0/attn/window_attention/pallas_call" stack_frame_id=1}
+  ROOT %a.2 = bf16[64,196,512]{2,1,0} custom-call(%q, %q, %a.1, %bias, %rows, %columns), custom_call_target="tpu_custom_call", \
+metadata={op_name="jit(step)/block1/attn/window_attention/pallas_call" stack_frame_id=1}
+}
+"""
+PLAIN = Kernel("window_attention", 64, 196, 512, 16, None, "bfloat16")
+LABELLED = Kernel("window_attention", 64, 196, 512, 16, 4, "bfloat16")
+BUNDLES = """\
+= control target key start
+     0   :  { %s1 = smov 0  ;;  %s2 = inlined_call_operand.vmem [shape: f32[8,128], index: 0] }
+   0x1   :  { %s3 = smov 0 }
+   0x2 LB: > { %s4 = sadd.s32 1, %s1 }
+   0x3   : > { %s5 = smov 0 }
+   0x4 LB: >> { %v1 = vld [vmem:[%s2]] }
+   0x5   : >> { %v2 = vadd.f32 %v1, %v1 }
+   0x6   : >> { %6 = sbr.rel (!%p1) target = $region2 }
+   0x7   : > { %7 = sbr.rel (!%p2) target = $region1 }
+   0x8   :  { %8 = vsyncpa [#allocation1], 1 }
+"""
+
+
+def test_kernels_are_found_with_their_sizes():
+    assert kernels_in(hlo.parse(PROGRAM)) == {PLAIN, LABELLED}
+
+
+def test_another_kernel_is_an_error():
+    with pytest.raises(ValueError, match=r"does not know: jit\(step\)/block0/attn/flash/pallas_call"):
+        kernels_in(hlo.parse(PROGRAM.replace("block0/attn/window_attention", "block0/attn/flash")))
+
+
+def test_a_kernel_takes_its_schedule_or_its_traffic():
+    chip = CHIPS["v5e"]
+    first, second = operations(hlo.parse(PROGRAM), chip, {PLAIN: 300_000, LABELLED: 3})
+    assert first.cycles == 300_000 and first.compute_bound and first.seconds == pytest.approx(300_000 / chip.clock)
+    window, bias = 2 * 64 * 196 * 512, 4 * 16 * 196 * 196
+    assert second.bytes == 4 * window + bias + 2 * 4 * 4 * 196
+    assert not second.compute_bound and second.seconds == pytest.approx(second.bytes / chip.hbm_bandwidth)
+
+
+def test_bundles_count_as_often_as_their_loops_run():
+    assert cycles_of(BUNDLES, steps=10, rounds=4) == 3 + 10 * (3 + 4 * 3)
+    with pytest.raises(ValueError, match=r"depths \[0, 1, 2, 3\]"):
+        cycles_of(BUNDLES.replace("0x5   : >>", "0x5   : >>>"), steps=1, rounds=1)
+    with pytest.raises(ValueError, match=r"depths \[\]"):
+        cycles_of("", steps=1, rounds=1)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed (extra tpu-aot)")
+def test_schedules_of_the_compiler(monkeypatch):
+    """Twice the windows take twice as long, the backward pass, with five products instead of two, about twice as long."""
+    monkeypatch.setenv("XLA_FLAGS", "")
+    monkeypatch.delenv("JAX_DISABLE_MOST_OPTIMIZATIONS", raising=False)
+    monkeypatch.setenv("PYTHONPATH", os.getcwd())
+    double = dataclasses.replace(PLAIN, count=128)
+    backward = dataclasses.replace(PLAIN, name="window_attention_backward")
+    found = count_cycles([PLAIN, double, backward, LABELLED], "v5e:2x2")
+    assert found[double] / found[PLAIN] == pytest.approx(2, rel=0.01)
+    assert 1.5 < found[backward] / found[PLAIN] < 3
+    assert 1 < found[LABELLED] / found[PLAIN] < 1.5
