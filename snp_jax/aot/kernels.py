@@ -135,7 +135,7 @@ def main() -> None:
         kernel = Kernel(**asked)
         _compile(kernel, device)
         (file,) = folder.glob(f"*{kernel.name}*-[0-9][0-9]-final_bundles.txt")
-        grid = grid_of(kernel.count, kernel.channels, kernel.period)
+        grid = grid_of(kernel.count, kernel.cells, kernel.channels, kernel.period)
         found.append(cycles_of(file.read_text(), grid.parts * grid.steps, grid.windows))
         for written in folder.iterdir():
             written.unlink()

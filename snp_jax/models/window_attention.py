@@ -22,10 +22,10 @@ SHIFT_MASK = -100.0
 """Added to attention logits between cells that only the cyclic shift made neighbours."""
 LANES = 128
 """Channels that a vector register of a TPU holds side by side; a step of the kernel's grid computes the heads in them."""
-WINDOWS = 8
-"""Windows a step of the grid, at most."""
+WINDOWS, MANY_CELLS = 8, 256
+"""Windows a step of the grid, at most; one where it has more cells, so that a v4 chip has room for it (16 MiB)."""
 VMEM_BYTES = 48 * 2**20
-"""What the kernel may use of the memory on the chip."""
+"""What the kernel may use of the memory on the chip, where there is as much."""
 
 
 def attend_by_xla(query: jax.Array, key: jax.Array, value: jax.Array, bias: jax.Array, labels: np.ndarray | None) -> jax.Array:
@@ -93,9 +93,10 @@ class Grid(NamedTuple):
     windows: int
 
 
-def grid_of(count: int, channels: int, period: int | None) -> Grid:
-    """The grid for `[count, N, channels]`; no step has windows from both sides of a multiple of `period`."""
-    windows = max(size for size in range(1, WINDOWS + 1) if (period or count) % size == 0)
+def grid_of(count: int, cells: int, channels: int, period: int | None) -> Grid:
+    """The grid for `[count, cells, channels]`; no step has windows from both sides of a multiple of `period`."""
+    most = WINDOWS if cells <= MANY_CELLS else 1
+    windows = max(size for size in range(1, most + 1) if (period or count) % size == 0)
     return Grid(max(channels // LANES, 1), count // windows, windows)
 
 
@@ -120,9 +121,10 @@ def _run(
         products: matrix products of a head's size that the kernel is for.
     """
     (count, cells, channels), heads = windows[0].shape, bias.shape[0]
-    grid = grid_of(count, channels, None if labels is None else labels.shape[0])
+    grid = grid_of(count, cells, channels, None if labels is None else labels.shape[0])
     window_block = pl.BlockSpec((grid.windows, cells, channels // grid.parts), lambda part, step: (step, 0, part))
-    bias_block = pl.BlockSpec((heads // grid.parts, cells, cells), lambda part, step: (part, 0, 0))
+    bias_shape = (heads // grid.parts, cells, cells)
+    bias_block = pl.BlockSpec(bias_shape, lambda part, step: (part, 0, 0), pipeline_mode=pl.Buffered(1))
     given, given_blocks = [], []
     if labels is not None:
         given = [labels[:, :, None], labels[:, None, :]]  # of the asking cells, of the others
