@@ -72,7 +72,7 @@ def train_program(config: ConfigDict, mesh: Mesh, platform: str) -> Program:
         shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
         step = make_train_step(
             model, task, tx, options, build.build_augment(config), mesh, shardings, config.seed,
-            reduce=config.mesh.reduce, accumulate=config.optim.accumulate,
+            reduce=config.mesh.reduce, accumulate=config.optim.accumulate, kernels=config.mesh.kernels,
         )  # fmt: skip
         batch = abstract_batch(config, mesh)
         return Program("train", step, step.trace(state, batch), state, batch, config.batch_size, mesh)

@@ -135,6 +135,7 @@ def make_compute(
     *,
     reduce: str,
     accumulate: int,
+    kernels: bool = True,
     freeze: tuple[str, ...] = (),
 ) -> Compute:
     """The computation of a step, to be jitted.
@@ -143,14 +144,15 @@ def make_compute(
         param_shardings, memory_shardings: trees of `NamedSharding`, where parameters and memory live.
         reduce: one of `REDUCE`; on one device both are the same program.
         accumulate: microbatches a step.
+        kernels: use kernels of our own, where a program's arrays are those of one device.
         freeze: parts of the model without gradients.
     """
     make = functools.partial(Program, model, task, changes)
     if reduce == "compiler" or batch_shards(mesh) == 1:
         whole = make(Shard(), spreader(mesh), accumulate, freeze)
-        return _on_one_device(whole.compute) if mesh.size == 1 else whole.compute
+        return _on_one_device(whole.compute) if kernels and mesh.size == 1 else whole.compute
     program = make(Shard(BATCH_AXES), lambda x: x, accumulate, freeze)
-    compute = _on_one_device(program.compute) if mesh.shape["model"] == 1 else program.compute
+    compute = _on_one_device(program.compute) if kernels and mesh.shape["model"] == 1 else program.compute
     params_at, memory_at = (jax.tree.map(split_by_fsdp, tree) for tree in (param_shardings, memory_shardings))
 
     def one_device(params: Any, memory: Any, batch: Batch, key: jax.Array) -> Computed:

@@ -86,7 +86,7 @@ def run(config: ConfigDict, workdir: Path, profile: ProfileSteps | None = None) 
     shardings = jax.tree.map(lambda leaf: leaf.sharding, state)
     step = make_train_step(
         model, task, tx, options, build.build_augment(config), mesh, shardings, config.seed,
-        reduce=config.mesh.reduce, accumulate=config.optim.accumulate,
+        reduce=config.mesh.reduce, accumulate=config.optim.accumulate, kernels=config.mesh.kernels,
     )  # fmt: skip
 
     # ---------------------------------------------------------------- the loop: save, draw, step

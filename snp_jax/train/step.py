@@ -45,6 +45,7 @@ def make_train_step(
     *,
     reduce: str = "once",
     accumulate: int = 1,
+    kernels: bool = True,
 ) -> Callable[[TrainState, dict], tuple[TrainState, Metrics]]:
     """Builds `step(state, batch) -> (state, metrics)`.
 
@@ -58,6 +59,7 @@ def make_train_step(
         reduce: how gradients are added up, see `gradients.py`.
         accumulate: microbatches a step. Masking losses are those of the whole batch exactly; contrastive terms compare inside
             each microbatch (rows r with the same r % accumulate) and are averaged.
+        kernels: use kernels of our own where there is one for the platform (`models/backend.py`).
     """
     compute = make_compute(
         model,
@@ -68,6 +70,7 @@ def make_train_step(
         state_shardings.memory,
         reduce=reduce,
         accumulate=accumulate,
+        kernels=kernels,
         freeze=options.freeze,
     )
 

@@ -39,7 +39,7 @@ def mesh_of(sizes):
 class Run:
     """A run of a config on a mesh, without its loop."""
 
-    def __init__(self, config, mesh, *, reduce="once", accumulate=1):
+    def __init__(self, config, mesh, *, reduce="once", accumulate=1, kernels=True):
         self.config, self.tokenizer = config, load_tokenizer(config.text.tokenizer)
         self.mesh = mesh_of(mesh)
         model, task = build.build_model(config, self.tokenizer), build.build_task(config, self.tokenizer)
@@ -52,7 +52,7 @@ class Run:
         places = jax.tree.map(lambda leaf: leaf.sharding, abstract_state(*self.parts))
         self.step = make_train_step(
             model, task, tx, options, build.build_augment(config), self.mesh, places, config.seed,
-            reduce=reduce, accumulate=accumulate,
+            reduce=reduce, accumulate=accumulate, kernels=kernels,
         )  # fmt: skip
 
     def take(self, steps, batch=None):
@@ -64,11 +64,15 @@ class Run:
             found.append(jax.device_get(metrics))
         return found, jax.device_get(state)
 
-    def compiled(self):
-        """HLO of the step, from shapes alone."""
+    def traced(self):
+        """The step, traced from shapes alone."""
         batch = make_batch(self.config, self.tokenizer)
         shapes = {
             name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=sharding.batch_sharding(self.mesh))
             for name, x in batch.items()
         }
-        return self.step.lower(abstract_state(*self.parts), shapes).compile().as_text()
+        return self.step.trace(abstract_state(*self.parts), shapes)
+
+    def compiled(self):
+        """HLO of the step."""
+        return self.traced().lower().compile().as_text()

@@ -12,6 +12,7 @@ import pytest
 from steps import Run, make_batch
 
 from snp_jax.data.text import load_tokenizer
+from snp_jax.models import backend
 from snp_jax.train import inputs, sharding
 from snp_jax.train.state import abstract_state
 
@@ -118,6 +119,28 @@ def test_layers_in_a_loop_compute_the_same(tiny_config):
         each.model.visual.drop_path = 0.0
         each.model.head_dropout = 0.0
     assert_same(*(Run(each, ONE).take(2) for each in (config, loop)))
+
+
+# ---------------------------------------------------------------------- kernels
+@pytest.mark.parametrize(
+    ("mesh", "options", "kernels"),
+    [
+        (ONE, {}, True),
+        (EIGHT, {}, True),
+        (EIGHT, {"reduce": "compiler"}, False),
+        ({"data": 4, "model": 2}, {}, False),
+        (ONE, {"kernels": False}, False),
+    ],
+)
+def test_kernels_for_tpus_are_used_where_a_program_has_the_arrays_of_one_device(mesh, options, kernels, tiny_config):
+    from configs import common
+
+    config = tiny_config("retrieval")
+    config.model.visual = common.video_swin("tiny")
+    config.model.visual.update(embed_dim=16, depths=(1, 1, 1, 1), heads=(1, 1, 1, 1))
+    with backend.lower_for("tpu"):
+        program = str(Run(config, mesh, **options).traced().jaxpr)
+    assert ("name=window_attention_backward" in program) == kernels
 
 
 # ---------------------------------------------------------------------- packed texts
