@@ -42,6 +42,7 @@ JIT = {
     "snp_jax/eval/scoring.py",
     "snp_jax/parity/networks.py",
     "snp_jax/aot/export.py",
+    "snp_jax/aot/kernels.py",
 }
 
 
