@@ -14,7 +14,6 @@ from snp_jax.aot.chips import Topology, topology_devices
 from snp_jax.aot.compiling import Compiled, TooLarge, compile_program
 from snp_jax.aot.program import Program, evaluation_program, train_program
 from snp_jax.aot.report import Report, make_report
-from snp_jax.errors import UserError
 from snp_jax.train import build, sharding
 
 FIRST_PER_DEVICE = 128
@@ -99,7 +98,7 @@ def topology_mesh(config: ConfigDict, devices: Sequence[Any], batch: int, step: 
     """The mesh of `config.mesh` over described devices. Chips that a small batch leaves over go to the `model` axis.
 
     Raises:
-        UserError: the sizes do not give the number of devices, or BERT's heads cannot be split over the chips left over.
+        UserError: the sizes do not give the number of devices.
     """
     sizes = {axis: config.mesh[axis] for axis in sharding.MESH_AXES}
     if -1 in sizes.values():
@@ -110,11 +109,6 @@ def topology_mesh(config: ConfigDict, devices: Sequence[Any], batch: int, step: 
     if left_over > 1:
         sizes["fsdp"] = math.gcd(sizes["fsdp"], shares)
         sizes |= {"data": shares // sizes["fsdp"], "model": sizes["model"] * left_over}
-    if config.model.bert.heads % sizes["model"]:
-        raise UserError(
-            f"global batch {batch} on {len(devices)} devices leaves {sizes['model']} for each share of it, over which the "
-            f"{config.model.bert.heads} heads of BERT cannot be split: use a larger batch or fewer devices"
-        )
     if step == "train":
         config.mesh.update(sizes)
         return build.build_mesh(config, devices)

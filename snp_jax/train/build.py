@@ -82,10 +82,6 @@ def build_mesh(config: ConfigDict, devices: Sequence[Any] | None = None) -> Mesh
     mesh = sharding.make_mesh(sharding.MeshOptions(**{axis: config.mesh[axis] for axis in sharding.MESH_AXES}), devices)
     accumulate, shards = config.optim.accumulate, sharding.batch_shards(mesh)
     sharding.check_batch_size(config.batch_size, mesh, accumulate)
-    if config.model.bert.heads % mesh.shape["model"]:
-        raise UserError(
-            f"config.model.bert.heads={config.model.bert.heads} cannot be split over config.mesh.model={mesh.shape['model']}"
-        )
     if config.task == "pretrain" and config.compat.order_over_batch and config.objective.weights.fom:
         clips, here = config.clip.num_clips, config.batch_size // accumulate
         here //= shards if config.mesh.reduce == "once" else 1

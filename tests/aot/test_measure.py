@@ -39,8 +39,7 @@ def test_chips_that_a_small_batch_leaves_go_to_the_model_axis():
     assert sizes(4) == (4, 1, 2)
     assert sizes(32, fsdp=2) == (4, 2, 1)
     assert sizes(2, fsdp=2) == (1, 2, 4)
-    with pytest.raises(UserError, match="leaves 8 for each share"):
-        sizes(1)
+    assert sizes(1) == (1, 1, 8)
     with pytest.raises(UserError, match="does not give the 8 devices"):
         sizes(3, data=3)
 

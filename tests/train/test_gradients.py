@@ -74,6 +74,7 @@ def one_device(tiny_config):
         ({"data": 2, "fsdp": 4}, "compiler"),
         ({"data": 2, "fsdp": 2, "model": 2}, "once"),
         ({"data": 4, "model": 2}, "compiler"),
+        ({"data": 2, "model": 4}, "once"),  # two heads: XLA gathers them
     ],
 )
 def test_every_way_to_run_a_step_gives_the_same_losses_and_gradients(mesh, reduce, one_device, tiny_config):
