@@ -117,7 +117,7 @@ class Module:
     entry: str
 
     def executed(self) -> Iterator[tuple[Computation, Instruction, int]]:
-        """Every instruction that runs, with how often. Fusions are one instruction; branches of a condition all count."""
+        """Every instruction that runs, with how often. Fusions are one instruction; of a condition the larger branch runs."""
         counts = self._runs()
         for name, count in counts.items():
             for instruction in self.computations[name].instructions.values():
@@ -150,6 +150,10 @@ class Module:
             for name in instruction.called:
                 yield from self._bounds(self.computations[name])
 
+    def _size(self, computation: str) -> int:
+        """Bytes of all results in a computation."""
+        return sum(instruction.bytes for instruction in self.computations[computation].instructions.values())
+
     def _runs(self) -> dict[str, int]:
         """Executions of each computation that is not part of a fusion or a reduction."""
         runs: dict[str, int] = collections.defaultdict(int)
@@ -159,7 +163,9 @@ class Module:
             for instruction in self.computations[name].instructions.values():
                 if instruction.opcode == "while":
                     visit(instruction.attribute("body").lstrip("%"), times * (self.trip_count(instruction) or 1))
-                elif instruction.opcode in ("call", "conditional", "async-start"):
+                elif instruction.opcode == "conditional":
+                    visit(max(instruction.called, key=self._size), times)
+                elif instruction.opcode in ("call", "async-start"):
                     for called in instruction.called:
                         visit(called, times)
 

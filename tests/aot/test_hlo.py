@@ -39,6 +39,29 @@ def test_a_loop_without_a_readable_bound_is_named():
     assert {instruction.name: count for _, instruction, count in module.executed()}["fusion.1"] == 9
 
 
+def test_of_a_condition_the_larger_branch_runs():
+    module = hlo.parse("""\
+%few (a: f32[4]) -> f32[4] {
+  %a = f32[4]{0} parameter(0)
+  ROOT %small = f32[4]{0} add(%a, %a)
+}
+
+%all (b: f32[4]) -> f32[4] {
+  %b = f32[4]{0} parameter(0)
+  %large = f32[4,64]{1,0} broadcast(%b), dimensions={0}
+  ROOT %b.2 = f32[4]{0} slice(%large), slice={[0:4], [0:1]}
+}
+
+ENTRY %main (p: pred[], x: f32[4]) -> f32[4] {
+  %p = pred[] parameter(0)
+  %x = f32[4]{0} parameter(1)
+  ROOT %c = f32[4]{0} conditional(%p, %x, %x), branch_computations={%few, %all}
+}
+""")
+    names = {instruction.name for _, instruction, _ in module.executed()}
+    assert "large" in names and "small" not in names
+
+
 def test_instructions_keep_what_is_asked_of_them():
     body = hlo.parse(LOOP).computations["body.1"]
     reduction = body.instructions["all-reduce.1"]

@@ -77,6 +77,6 @@ def test_schedules_of_the_compiler(monkeypatch):
     double = dataclasses.replace(PLAIN, count=128)
     backward = dataclasses.replace(PLAIN, name="window_attention_backward")
     found = count_cycles([PLAIN, double, backward, LABELLED], "v5e:2x2")
-    assert found[double] / found[PLAIN] == pytest.approx(2, rel=0.01)
+    assert found[double] / found[PLAIN] == pytest.approx(2, rel=0.05)
     assert 1.5 < found[backward] / found[PLAIN] < 3
     assert 1 < found[LABELLED] / found[PLAIN] < 1.5

@@ -106,9 +106,9 @@ def test_a_training_step_for_tpus(small, tmp_path):
 @pytest.mark.slow
 @with_libtpu
 def test_a_step_that_does_not_fit_ends_with_a_sentence(small):
-    done = aot("--config", small / "qa.py", "--topology", "v5e:2x2", "--batch", 65536)
+    done = aot("--config", small / "qa.py", "--topology", "v5e:2x2", "--batch", 2**18)
     assert done.returncode == 1
-    assert "does not fit v5e:2x2: 16384 a device need" in done.stderr and "Traceback" not in done.stderr
+    assert "does not fit v5e:2x2: 65536 a device need" in done.stderr and "Traceback" not in done.stderr
 
 
 @pytest.mark.slow
