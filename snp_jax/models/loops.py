@@ -58,3 +58,46 @@ def run_loop(
 
     one_round = jax.checkpoint(one_round, prevent_cse=False) if remat else one_round
     return jax.lax.scan(one_round, carry, (stacked, keys, rates))[0]
+
+
+def run_blocks(
+    parent: nn.Module,
+    block: type[nn.Module],
+    make: Callable[..., nn.Module],
+    rates: Sequence[float],
+    x: jax.Array,
+    deterministic: bool,
+    *,
+    scan: bool,
+    remat: bool,
+    unlike: int = 0,
+    period: int = 1,
+) -> jax.Array:
+    """Runs the blocks of a visual encoder's stage, its children `block0`, `block1`, ..., as a loop as far as `scan` allows.
+
+    Args:
+        block: their class; called as `(x, deterministic)`.
+        make: (class, number, stochastic depth rate, `name` or `parent` by keyword) -> the block.
+        rates: stochastic depth of each block.
+        remat: recompute the blocks in the backward pass instead of keeping their activations.
+        unlike: how many blocks at the start are unlike those after them, so that no loop has them.
+        period: after how many blocks one is like the first again.
+    """
+    kind = nn.remat(block, static_argnums=(2,)) if remat else block
+
+    def run(start: int, stop: int, x: jax.Array) -> jax.Array:
+        for i in range(start, stop):
+            x = make(kind, i, rates[i], name=f"block{i}")(x, deterministic)
+        return x
+
+    def step(number: int) -> Step:
+        return lambda variables, rngs, x, rate: make(block, number, rate, parent=None).apply(
+            variables, x, deterministic, rngs=rngs
+        )
+
+    x = run(0, unlike, x)
+    stop = unlike + loop_length(parent, scan, len(rates) - unlike, period)
+    if stop > unlike:
+        names, steps = [f"block{i}" for i in range(unlike, stop)], [step(unlike + place) for place in range(period)]
+        x = run_loop(parent, names, steps, x, rates=rates[unlike:stop], remat=remat)
+    return run(stop, len(rates), x)

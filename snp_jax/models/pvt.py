@@ -15,7 +15,7 @@ from flax import linen as nn
 
 from snp_jax.models.convolution import Conv, DepthwiseConv3x3
 from snp_jax.models.layers import DropPath, LayerNorm, VisualGrid, dense, drop_path_rates, gelu, grid_mask
-from snp_jax.models.loops import loop_length, run_loop
+from snp_jax.models.loops import run_blocks
 
 BLOCK_EPSILON = 1e-6
 """LayerNorm epsilon of blocks and stage outputs."""
@@ -121,17 +121,11 @@ class Stage(nn.Module):
     def __call__(self, x: jax.Array, deterministic: bool) -> jax.Array:
         config, stage = self.config, self.stage
         x = PatchEmbed(config.embed_dims[stage], first=stage == 0, dtype=self.dtype, name="patch_embed")(x)
-        looped = loop_length(self, config.scan, len(self.drop_paths))
-        if looped:
 
-            def step(variables: Any, rngs: Any, x: jax.Array, rate: Any) -> jax.Array:
-                return Block(config, stage, rate, self.dtype, parent=None).apply(variables, x, deterministic, rngs=rngs)
+        def make(block: type[Block], _: int, rate: float | jax.Array, **where: Any) -> Block:
+            return block(config, stage, rate, self.dtype, **where)
 
-            names = [f"block{i}" for i in range(looped)]
-            x = run_loop(self, names, [step], x, rates=self.drop_paths, remat=config.remat[stage])
-        block = nn.remat(Block, static_argnums=(2,)) if config.remat[stage] else Block
-        for i in range(looped, len(self.drop_paths)):
-            x = block(config, stage, self.drop_paths[i], self.dtype, name=f"block{i}")(x, deterministic)
+        x = run_blocks(self, Block, make, self.drop_paths, x, deterministic, scan=config.scan, remat=config.remat[stage])
         return LayerNorm(BLOCK_EPSILON, self.dtype, name="norm")(x)
 
 

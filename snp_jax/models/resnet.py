@@ -15,7 +15,7 @@ from jax import lax
 
 from snp_jax.models.convolution import Conv
 from snp_jax.models.layers import DropPath, VisualGrid, drop_path_rates, grid_mask
-from snp_jax.models.loops import loop_length, run_loop
+from snp_jax.models.loops import run_blocks
 
 NORM_EPSILON = 1e-5
 EXPANSION = 4
@@ -95,21 +95,14 @@ class Stage(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, deterministic: bool) -> jax.Array:
-        planes, remat = self.config.planes[self.stage], self.config.remat[self.stage]
-        block = nn.remat(Bottleneck, static_argnums=(2,)) if remat else Bottleneck
-        stride = 2 if self.stage > 0 else 1
-        x = block(planes, stride, True, self.drop_paths[0], self.dtype, name="block0")(x, deterministic)
-        after = 1 + loop_length(self, self.config.scan, len(self.drop_paths) - 1)
-        if after > 1:
+        config, stage = self.config, self.stage
 
-            def step(variables: Any, rngs: Any, x: jax.Array, rate: Any) -> jax.Array:
-                return Bottleneck(planes, 1, False, rate, self.dtype, parent=None).apply(variables, x, deterministic, rngs=rngs)
+        def make(block: type[Bottleneck], i: int, rate: float | jax.Array, **where: Any) -> Bottleneck:
+            stride = 2 if stage > 0 and i == 0 else 1
+            return block(config.planes[stage], stride, i == 0, rate, self.dtype, **where)
 
-            names = [f"block{i}" for i in range(1, after)]
-            x = run_loop(self, names, [step], x, rates=self.drop_paths[1:], remat=remat)
-        for i in range(after, len(self.drop_paths)):
-            x = block(planes, 1, False, self.drop_paths[i], self.dtype, name=f"block{i}")(x, deterministic)
-        return x
+        remat, scan = config.remat[stage], config.scan
+        return run_blocks(self, Bottleneck, make, self.drop_paths, x, deterministic, scan=scan, remat=remat, unlike=1)
 
 
 class Bottleneck(nn.Module):

@@ -7,7 +7,6 @@ width is not here; the arithmetic of windows, with its inherited quirk, is at th
 from __future__ import annotations
 
 import dataclasses
-import functools
 from typing import Any
 
 import jax
@@ -18,7 +17,7 @@ from flax import linen as nn
 from snp_jax.models import backend
 from snp_jax.models.convolution import patchify
 from snp_jax.models.layers import DropPath, LayerNorm, VisualGrid, dense, drop_path_rates, gelu, grid_mask, linear
-from snp_jax.models.loops import loop_length, run_loop
+from snp_jax.models.loops import run_blocks
 from snp_jax.models.window_attention import attend_by_kernel, attend_by_xla, kernel_fits
 
 EPSILON = 1e-5
@@ -136,21 +135,12 @@ class Stage(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, deterministic: bool) -> jax.Array:
         config, stage = self.config, self.stage
-        looped = loop_length(self, config.scan, len(self.drop_paths), period=2)
-        if looped:
 
-            def step(shifted: bool, variables: Any, rngs: Any, x: jax.Array, rate: Any) -> jax.Array:
-                block = Block(config.window, config.heads[stage], shifted, rate, self.dtype, parent=None)
-                return block.apply(variables, x, deterministic, rngs=rngs)
+        def make(block: type[Block], i: int, rate: float | jax.Array, **where: Any) -> Block:
+            return block(config.window, config.heads[stage], i % 2 == 1, rate, self.dtype, **where)
 
-            names = [f"block{i}" for i in range(looped)]
-            steps = [functools.partial(step, False), functools.partial(step, True)]
-            x = run_loop(self, names, steps, x, rates=self.drop_paths[:looped], remat=config.remat[stage])
-        block = nn.remat(Block, static_argnums=(2,)) if config.remat[stage] else Block
-        for i in range(looped, len(self.drop_paths)):
-            shifted, rate = i % 2 == 1, self.drop_paths[i]
-            make = block(config.window, config.heads[stage], shifted, rate, self.dtype, name=f"block{i}")
-            x = make(x, deterministic)
+        remat, scan = config.remat[stage], config.scan
+        x = run_blocks(self, Block, make, self.drop_paths, x, deterministic, scan=scan, remat=remat, period=2)
         if stage < 3:
             x = PatchMerging(self.dtype, name="merge")(x)
         return x
