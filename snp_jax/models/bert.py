@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from flax import linen as nn
 
 from snp_jax.models import layers
+from snp_jax.models.dropout import Dropout
 from snp_jax.models.loops import loop_length, run_loop
 from snp_jax.models.packing import Packing, pack, unpack
 
@@ -65,7 +66,7 @@ class PositionEmbeddings(nn.Module):
         self.position = nn.Embed(config.max_positions, config.width, embedding_init=init)
         self.segment = nn.Embed(config.segments, config.width, embedding_init=init)
         self.norm = layers.LayerNorm(config.epsilon, self.dtype)
-        self.dropout = layers.Dropout(config.dropout)
+        self.dropout = Dropout(config.dropout)
 
     def __call__(self, vectors: jax.Array, segment: int, *, deterministic: bool) -> jax.Array:
         """Embeds a sequence whose word (or clip) vectors are given; positions start at 0.
@@ -126,7 +127,7 @@ class SelfAttention(nn.Module):
         logits = logits / jnp.sqrt(jnp.float32(head_width))
         logits = logits + jnp.where(mask, 0.0, PADDING_BIAS)[:, None, None, :]
         probabilities = jax.nn.softmax(logits, axis=-1)  # float32 [B, H, Q, L]
-        probabilities = layers.Dropout(config.attention_dropout)(probabilities, deterministic)
+        probabilities = Dropout(config.attention_dropout)(probabilities, deterministic)
         context = jnp.einsum("bhqk,bkhd->bqhd", probabilities.astype(self.dtype), value)
         context = context.reshape(*context.shape[:2], config.width)  # [B, Q, D]
         context = pack(context, packing) if asking.ndim == 2 else context
@@ -153,7 +154,7 @@ class Layer(nn.Module):
             kept = x[:, :1] if packing is None else x[packing.slots[:, :1]]
 
         def dropped(x: jax.Array) -> jax.Array:
-            return layers.Dropout(config.dropout)(x, self.deterministic, tokens)
+            return Dropout(config.dropout)(x, self.deterministic, tokens)
 
         attention = SelfAttention(config, self.dtype, name="attention")
         attended, probabilities = attention(kept, x, mask, packing=packing, deterministic=self.deterministic)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
-from contextvars import ContextVar
 from typing import Any, NamedTuple
 
 import jax
@@ -14,7 +11,6 @@ from flax import linen as nn
 from jax import lax
 
 from snp_jax.models import backend
-from snp_jax.models.shard import row_keys
 
 
 class VisualGrid(NamedTuple):
@@ -58,67 +54,6 @@ def drop_path_rates(rate: float, depths: tuple[int, ...]) -> list[list[float]]:
 
 SUBLANES = 8
 """Rows of a TPU's vector register."""
-_rows: ContextVar[jax.Array | None] = ContextVar("rows", default=None)
-
-
-@contextlib.contextmanager
-def numbered_rows(rows: jax.Array | None) -> Iterator[None]:
-    """Inside, dropout draws for the rows of its input by these numbers (uint32 `[R]`); None = 0, 1, 2, ..."""
-    token = _rows.set(rows)
-    try:
-        yield
-    finally:
-        _rows.reset(token)
-
-
-def _draw_kept(
-    key: jax.Array, rate: float | jax.Array, shape: tuple[int, ...], tokens: tuple[jax.Array, jax.Array] | None = None
-) -> jax.Array:
-    """Bool of `shape`, True with probability 1 - rate. What is drawn for a row depends on its number alone.
-
-    A leading axis of m * R rows, where R are numbered, has m for each of them; one of `tokens` comes with their rows and
-    positions, and what is drawn for a token depends on both.
-    """
-    rows = _rows.get()
-    if tokens is not None:
-        row, position = tokens
-        keys = row_keys(key, row.astype(jnp.uint32) if rows is None else rows[row])
-        keys = jax.vmap(jax.random.fold_in)(keys, position)
-        return jax.vmap(lambda token: jax.random.bernoulli(token, 1.0 - rate, shape[1:]))(keys)
-    rows = jnp.arange(shape[0], dtype=jnp.uint32) if rows is None else rows
-    each = shape[0] // rows.shape[0]
-    keep = jax.vmap(lambda row: jax.random.bernoulli(row, 1.0 - rate, (each, *shape[1:])))(row_keys(key, rows))
-    return keep.reshape(shape)
-
-
-class Dropout(nn.Module):
-    """Dropout whose draws do not depend on how the batch is split over devices; see `numbered_rows`."""
-
-    rate: float
-
-    @nn.compact
-    def __call__(self, x: jax.Array, deterministic: bool, tokens: tuple[jax.Array, jax.Array] | None = None) -> jax.Array:
-        """Drops elements of x, whose leading axis is rows, or `tokens` with their rows and positions."""
-        if deterministic or self.rate == 0.0:
-            return x
-        keep = _draw_kept(self.make_rng("dropout"), self.rate, x.shape, tokens)
-        return jnp.where(keep, x / (1.0 - self.rate), 0)
-
-
-class DropPath(nn.Module):
-    """Stochastic depth: drops a residual branch for whole rows of the first axis and scales the kept ones up.
-
-    Draws as `Dropout` does; kept rows are divided by 1 - rate. In a loop over layers the rate is an array.
-    """
-
-    rate: float | jax.Array
-
-    @nn.compact
-    def __call__(self, x: jax.Array, deterministic: bool) -> jax.Array:
-        if deterministic or (isinstance(self.rate, float) and self.rate == 0.0):
-            return x
-        keep = _draw_kept(self.make_rng("dropout"), self.rate, (x.shape[0],) + (1,) * (x.ndim - 1))
-        return jnp.where(keep, x / jnp.asarray(1.0 - self.rate, x.dtype), 0)
 
 
 def gelu(x: jax.Array) -> jax.Array:

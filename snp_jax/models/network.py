@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from snp_jax.models.layers import numbered_rows
+from snp_jax.models.dropout import numbered_rows
 from snp_jax.models.packing import Packing, packing_of
 from snp_jax.models.shard import Shard
 from snp_jax.models.snp import SNP, Clips, Cross, CrossInputs, Text

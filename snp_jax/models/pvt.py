@@ -14,7 +14,8 @@ import numpy as np
 from flax import linen as nn
 
 from snp_jax.models.convolution import Conv, DepthwiseConv3x3
-from snp_jax.models.layers import DropPath, LayerNorm, VisualGrid, dense, drop_path_rates, gelu, grid_mask
+from snp_jax.models.dropout import DropPath
+from snp_jax.models.layers import LayerNorm, VisualGrid, dense, drop_path_rates, gelu, grid_mask
 from snp_jax.models.loops import run_blocks
 
 BLOCK_EPSILON = 1e-6

@@ -14,7 +14,8 @@ from flax import linen as nn
 from jax import lax
 
 from snp_jax.models.convolution import Conv
-from snp_jax.models.layers import DropPath, VisualGrid, drop_path_rates, grid_mask
+from snp_jax.models.dropout import DropPath
+from snp_jax.models.layers import VisualGrid, drop_path_rates, grid_mask
 from snp_jax.models.loops import run_blocks
 
 NORM_EPSILON = 1e-5

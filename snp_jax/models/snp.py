@@ -13,7 +13,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from snp_jax.models import bert, layers
+from snp_jax.models import bert
+from snp_jax.models.dropout import Dropout
 from snp_jax.models.packing import Packing
 from snp_jax.models.temporal import OrderHead, TemporalConfig, TemporalEncoder
 from snp_jax.models.visual import VisualConfig
@@ -124,7 +125,7 @@ class SNP(VisualBranch):
         self.cross_words = bert.MaskedWordHead(config.bert, self.dtype)
         self.match_fc1 = nn.Dense(2 * width, dtype=self.dtype)
         self.match_fc2 = nn.Dense(1, dtype=self.dtype)
-        self.head_dropout = layers.Dropout(config.head_dropout)
+        self.head_dropout = Dropout(config.head_dropout)
         if config.num_answers:
             self.answer = nn.Dense(config.num_answers, dtype=self.dtype)
         if config.itm:

@@ -16,7 +16,8 @@ from flax import linen as nn
 
 from snp_jax.models import backend
 from snp_jax.models.convolution import patchify
-from snp_jax.models.layers import DropPath, LayerNorm, VisualGrid, dense, drop_path_rates, gelu, grid_mask, linear
+from snp_jax.models.dropout import DropPath
+from snp_jax.models.layers import LayerNorm, VisualGrid, dense, drop_path_rates, gelu, grid_mask, linear
 from snp_jax.models.loops import run_blocks
 from snp_jax.models.window_attention import attend_by_kernel, attend_by_xla, kernel_fits
 

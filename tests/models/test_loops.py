@@ -12,7 +12,7 @@ from flax import linen as nn
 
 from snp_jax.models import pvt, resnet, video_swin
 from snp_jax.models.bert import BertConfig, Encoder
-from snp_jax.models.layers import DropPath
+from snp_jax.models.dropout import DropPath
 from snp_jax.models.loops import loop_length, run_loop
 from snp_jax.models.packing import packing_of
 

@@ -94,3 +94,11 @@ def test_dropout_depends_on_the_token_and_not_on_the_room(pairs):
     dropped = encoder.apply(params, same, mask, packing=packed, deterministic=False, rngs={"dropout": key})[0]
     tokens = np.asarray(dropped)[np.asarray(mask)].round(4)
     assert len(np.unique(tokens, axis=0)) > len(tokens) // 2  # equal tokens are dropped differently
+
+
+def test_dropout_is_that_of_padded_tokens(pairs):
+    x, mask, packed = pairs
+    encoder = Encoder(BertConfig(width=WIDTH, layers=2, heads=2, mlp_width=12, dropout=0.5))
+    params = encoder.init(jax.random.key(2), x, mask, deterministic=True)
+    run = lambda p: encoder.apply(params, x, mask, packing=p, deterministic=False, rngs={"dropout": jax.random.key(3)})[0]  # noqa: E731
+    np.testing.assert_allclose(run(packed)[mask], run(None)[mask], atol=1e-5)
