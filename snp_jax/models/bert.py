@@ -13,10 +13,11 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from snp_jax.models import layers
+from snp_jax.models import backend, layers
 from snp_jax.models.dropout import Dropout
 from snp_jax.models.loops import loop_length, run_loop
 from snp_jax.models.packing import Packing, pack, unpack
+from snp_jax.models.sequence_attention import attend_by_kernel, kernel_fits
 
 PADDING_BIAS = -10000.0
 """Added to attention logits of padded keys (the value BERT was released with; -inf would make rows without keys NaN)."""
@@ -125,13 +126,33 @@ class SelfAttention(nn.Module):
         query, key, value = heads("query", asking), heads("key", x), heads("value", x)
         logits = jnp.einsum("bqhd,bkhd->bhqk", query, key, preferred_element_type=jnp.float32)
         logits = logits / jnp.sqrt(jnp.float32(head_width))
-        logits = logits + jnp.where(mask, 0.0, PADDING_BIAS)[:, None, None, :]
+        logits = logits + _padding_bias(mask)[:, None, None, :]
         probabilities = jax.nn.softmax(logits, axis=-1)  # float32 [B, H, Q, L]
         probabilities = Dropout(config.attention_dropout)(probabilities, deterministic)
         context = jnp.einsum("bhqk,bkhd->bqhd", probabilities.astype(self.dtype), value)
         context = context.reshape(*context.shape[:2], config.width)  # [B, Q, D]
         context = pack(context, packing) if asking.ndim == 2 else context
         return dense(config, config.width, "out", self.dtype)(context), probabilities
+
+
+class SelfAttentionOfRows(nn.Module):
+    """`SelfAttention` of all tokens to each other, which are rows: `[B * L, D]` -> `[B * L, D]`, as a kernel for TPUs."""
+
+    config: BertConfig
+    dtype: Any = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: jax.Array, mask: jax.Array, *, deterministic: bool) -> jax.Array:
+        config = self.config
+        query, key, value = (dense(config, config.width, name, self.dtype)(x) for name in ("query", "key", "value"))
+        rate = 0.0 if deterministic else config.attention_dropout
+        seeds = Dropout(config.attention_dropout).seeds(mask.shape[0]) if rate else None
+        context = attend_by_kernel(query, key, value, _padding_bias(mask), heads=config.heads, rate=rate, seeds=seeds)
+        return dense(config, config.width, "out", self.dtype)(context)
+
+
+def _padding_bias(mask: jax.Array) -> jax.Array:
+    return jnp.where(mask, 0.0, PADDING_BIAS)
 
 
 class Layer(nn.Module):
@@ -148,21 +169,35 @@ class Layer(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, mask: jax.Array, packing: Packing | None = None) -> tuple[jax.Array, jax.Array]:
-        config, kept = self.config, x
+        kept = x
         tokens = None if packing is None or self.first_only else packing.numbers
         if self.first_only:
             kept = x[:, :1] if packing is None else x[packing.slots[:, :1]]
-
-        def dropped(x: jax.Array) -> jax.Array:
-            return Dropout(config.dropout)(x, self.deterministic, tokens)
-
-        attention = SelfAttention(config, self.dtype, name="attention")
+        attention = SelfAttention(self.config, self.dtype, name="attention")
         attended, probabilities = attention(kept, x, mask, packing=packing, deterministic=self.deterministic)
-        x = layers.LayerNorm(config.epsilon, self.dtype, name="attention_norm")(kept + dropped(attended))
+        received = probabilities.mean(axis=1).sum(axis=1)  # mean over heads, sum over queries
+        return self._after_attention(kept, attended, tokens), received
+
+    def _after_attention(self, x: jax.Array, attended: jax.Array, tokens: tuple[jax.Array, jax.Array] | None) -> jax.Array:
+        config = self.config
+
+        def added(x: jax.Array, branch: jax.Array, name: str) -> jax.Array:
+            branch = Dropout(config.dropout)(branch, self.deterministic, tokens)
+            return layers.LayerNorm(config.epsilon, self.dtype, name=name)(x + branch)
+
+        x = added(x, attended, "attention_norm")
         hidden = layers.gelu(dense(config, config.mlp_width, "mlp_in", self.dtype)(x))
-        hidden = dense(config, config.width, "mlp_out", self.dtype)(hidden)
-        x = layers.LayerNorm(config.epsilon, self.dtype, name="mlp_norm")(x + dropped(hidden))
-        return x, probabilities.mean(axis=1).sum(axis=1)  # mean over heads, sum over queries
+        return added(x, dense(config, config.width, "mlp_out", self.dtype)(hidden), "mlp_norm")
+
+
+class LayerOfRows(Layer):
+    """`Layer` with `SelfAttentionOfRows`: x and the output are `[B * L, D]`, and how much attention tokens receive is None."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array, mask: jax.Array, packing: None = None) -> tuple[jax.Array, None]:
+        attention = SelfAttentionOfRows(self.config, self.dtype, name="attention")
+        attended = attention(x, mask, deterministic=self.deterministic)
+        return self._after_attention(x, attended, jnp.divmod(jnp.arange(mask.size), mask.shape[1])), None
 
 
 class Encoder(nn.Module):
@@ -180,7 +215,8 @@ class Encoder(nn.Module):
         packing: Packing | None = None,
         deterministic: bool,
         first_only: bool = False,
-    ) -> tuple[jax.Array, jax.Array]:
+        importance: bool = False,
+    ) -> tuple[jax.Array, jax.Array | None]:
         """Runs the layers.
 
         Args:
@@ -189,32 +225,47 @@ class Encoder(nn.Module):
             packing: of the real tokens; padding is then left out of all but attention, and comes out as zeros.
             first_only: only the first token's output is wanted: `[B, 1, D]`, and an importance without the last layer's other
                 queries. The last layer then costs a sixth.
+            importance: whether it is wanted. If not, attention may be a kernel.
 
         Returns:
-            The last hidden states `[B, L, D]`, and the importance of each token, float32 `[B, L]`: attention received,
+            The last hidden states `[B, L, D]`, and the importance of each token, float32 `[B, L]` or None: attention received,
             averaged over heads and summed over layers and query positions (SNP-S3 section III-C, attentive masking).
-            Nothing is computed for the importance where it is not used (XLA drops it). A padded query asks at random, or
-            with `packing` all tokens alike.
+            A padded query asks at random, or with `packing` all tokens alike.
         """
-        layer_class = nn.remat(Layer) if self.config.remat else Layer
-        importance = jnp.zeros(x.shape[:2], jnp.float32)
-        x = x if packing is None else pack(x, packing)
+        shape, kind = x.shape, Layer
+        if packing is not None:
+            x = pack(x, packing)
+        elif not importance and self._kernel_fits(x):
+            x, kind = x.reshape(-1, shape[-1]), LayerOfRows
+        total = jnp.zeros(shape[:2], jnp.float32) if importance else None
+
+        def add(total: jax.Array | None, received: jax.Array | None) -> jax.Array | None:
+            return None if total is None else total + received
+
         looped = loop_length(self, self.config.scan, self.config.layers - first_only)
         if looped:
-            layer = Layer(self.config, self.dtype, deterministic, parent=None)
+            layer = kind(self.config, self.dtype, deterministic, parent=None)
 
-            def step(variables: Any, rngs: Any, carry: tuple[jax.Array, jax.Array], _: Any) -> tuple[jax.Array, jax.Array]:
+            def step(variables: Any, rngs: Any, carry: tuple[jax.Array, Any], _: Any) -> tuple[jax.Array, Any]:
                 x, received = layer.apply(variables, carry[0], mask, packing, rngs=rngs)
-                return x, carry[1] + received
+                return x, add(carry[1], received)
 
             names = [f"layer{index}" for index in range(looped)]
-            x, importance = run_loop(self, names, [step], (x, importance), remat=self.config.remat)
+            x, total = run_loop(self, names, [step], (x, total), remat=self.config.remat)
         for index in range(looped, self.config.layers):
-            last = index == self.config.layers - 1
-            layer = layer_class(self.config, self.dtype, deterministic, first_only and last, name=f"layer{index}")
-            x, received = layer(x, mask, packing)
-            importance = importance + received
-        return (unpack(x, packing) if x.ndim == 2 else x), importance
+            first = first_only and index == self.config.layers - 1
+            if first and kind is LayerOfRows:
+                x, kind = x.reshape(shape), Layer
+            layer_class = nn.remat(kind) if self.config.remat else kind
+            x, received = layer_class(self.config, self.dtype, deterministic, first, name=f"layer{index}")(x, mask, packing)
+            total = add(total, received)
+        if kind is LayerOfRows:
+            x = x.reshape(shape)
+        return (unpack(x, packing) if x.ndim == 2 else x), total
+
+    def _kernel_fits(self, x: jax.Array) -> bool:
+        batch, length, width = x.shape
+        return backend.kernels_for_tpu() and kernel_fits(batch, length, width, self.config.heads, self.dtype)
 
 
 class Pooler(nn.Module):

@@ -71,7 +71,7 @@ def draw_kept(
 ) -> jax.Array:
     """Bool of `shape`, True with probability 1 - rate. What is drawn for a row depends on its number alone.
 
-    A leading axis of m * R entries, where R rows are numbered, has m of each row. One of `tokens` comes with rows and positions,
+    A leading axis of m * R entries, where R rows are numbered, has m of each row. One of `tokens` comes with rows and places,
     int32 `[N]`; what is drawn for a token is what would be drawn for it in `[R, positions, ...]`.
     """
     if tokens is None:
@@ -103,6 +103,10 @@ class Dropout(nn.Module):
             return x
         keep = draw_kept(self.make_rng("dropout"), self.rate, x.shape, tokens)
         return jnp.where(keep, x / (1.0 - self.rate), 0)
+
+    def seeds(self, count: int) -> tuple[jax.Array, jax.Array]:
+        """`row_seeds` of `count` rows, for code that drops what `__call__` would."""
+        return row_seeds(self.make_rng("dropout"), own_rows(count)[0])
 
 
 class DropPath(nn.Module):

@@ -159,7 +159,7 @@ class SNP(VisualBranch):
     def encode_text(self, ids: jax.Array, mask: jax.Array, *, packing: Packing | None = None, deterministic: bool) -> Text:
         """The text branch: caption ids int32 `[B, L]`, mask bool `[B, L]`; optionally the `packing` of the real tokens."""
         embedded = self.embeddings(self.embeddings.words(ids), 0, deterministic=deterministic)
-        sequence, importance = self.encoder(embedded, mask, packing=packing, deterministic=deterministic)
+        sequence, importance = self.encoder(embedded, mask, packing=packing, deterministic=deterministic, importance=True)
         feature = unit_norm(self.pooler(sequence))
         return Text(embedded, sequence, feature, jax.lax.stop_gradient(importance))
 

@@ -18,10 +18,10 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from snp_jax.models.kernel_parts import LANES, channels_of, product, softmax, softmax_gradient
+
 SHIFT_MASK = -100.0
 """Added to attention logits between cells that only the cyclic shift made neighbours."""
-LANES = 128
-"""Channels that a vector register of a TPU holds side by side; a step of the kernel's grid computes the heads in them."""
 WINDOWS, MANY_CELLS = 8, 256
 """Windows a step of the grid, at most; one where it has more cells, so that a v4 chip has room for it (16 MiB)."""
 VMEM_BYTES = 48 * 2**20
@@ -156,8 +156,6 @@ def _cost(window: jax.Array, heads: int, products: int, moved: Sequence[jax.Arra
 
 
 # ---------------------------------------------------------------------- kernels
-# A product takes all heads of a register at once: of one factor the other heads' channels are set to zero, or of the result
-# only the head's channels are kept. That costs nothing, since the matrix units are as wide as the register.
 def _forward(query, key, value, bias, *more, head_width: int, labelled: bool) -> None:
     *labels, context = more
 
@@ -166,9 +164,9 @@ def _forward(query, key, value, bias, *more, head_width: int, labelled: bool) ->
         apart = _labels_differ(labels, index) if labelled else None
         total = jnp.zeros(q.shape, jnp.float32)
         for head in range(bias.shape[0]):
-            here = _channels_of(head, head_width, q.shape)
+            here = channels_of(head, head_width, q.shape)
             weights = _weights(jnp.where(here, q, 0), k, bias[head], apart)
-            total = jnp.where(here, _product(weights.astype(v.dtype), v), total)
+            total = jnp.where(here, product(weights.astype(v.dtype), v), total)
         context[index] = total.astype(context.dtype)
 
     lax.fori_loop(0, query.shape[0], window, None)
@@ -186,15 +184,15 @@ def _backward(query, key, value, bias, *more, head_width: int, labelled: bool) -
         apart = _labels_differ(labels, index) if labelled else None
         d_q = d_k = d_v = jnp.zeros(q.shape, jnp.float32)
         for head in range(bias.shape[0]):
-            here = _channels_of(head, head_width, q.shape)
+            here = channels_of(head, head_width, q.shape)
             weights = _weights(jnp.where(here, q, 0), k, bias[head], apart)
-            d_weights = _product(jnp.where(here, g, 0), v, transpose_right=True)
-            d_logits = weights * (d_weights - (weights * d_weights).sum(axis=-1, keepdims=True))
+            d_weights = product(jnp.where(here, g, 0), v, transpose_right=True)
+            d_logits = softmax_gradient(weights, d_weights)
             d_bias[head] += d_logits
             d_logits = d_logits.astype(q.dtype)
-            d_q = jnp.where(here, _product(d_logits, k), d_q)
-            d_k = jnp.where(here, _product(d_logits, q, transpose_left=True), d_k)
-            d_v = jnp.where(here, _product(weights.astype(g.dtype), g, transpose_left=True), d_v)
+            d_q = jnp.where(here, product(d_logits, k), d_q)
+            d_k = jnp.where(here, product(d_logits, q, transpose_left=True), d_k)
+            d_v = jnp.where(here, product(weights.astype(g.dtype), g, transpose_left=True), d_v)
         d_query[index] = _scaled(d_q, head_width).astype(d_query.dtype)
         d_key[index] = d_k.astype(d_key.dtype)
         d_value[index] = d_v.astype(d_value.dtype)
@@ -211,20 +209,9 @@ def _labels_differ(labels: Sequence[Any], index: jax.Array) -> jax.Array:
     return asking[index] != others[index]  # [N, 1] and [1, N]
 
 
-def _channels_of(head: int, width: int, shape: tuple[int, ...]) -> jax.Array:
-    channel = lax.broadcasted_iota(jnp.int32, shape, 1)
-    return (channel >= head * width) & (channel < (head + 1) * width)
-
-
 def _weights(query: jax.Array, key: jax.Array, bias: jax.Array, apart: jax.Array | None) -> jax.Array:
     """Softmax of a head's logits, float32 `[N, N]`."""
-    logits = _product(query, key, transpose_right=True) + bias
+    logits = product(query, key, transpose_right=True) + bias
     if apart is not None:
         logits = jnp.where(apart, logits + SHIFT_MASK, logits)
-    powers = jnp.exp(logits - logits.max(axis=-1, keepdims=True))
-    return powers * (1.0 / powers.sum(axis=-1, keepdims=True))
-
-
-def _product(left: jax.Array, right: jax.Array, *, transpose_left: bool = False, transpose_right: bool = False) -> jax.Array:
-    contracted = ((0 if transpose_left else 1,), (1 if transpose_right else 0,))
-    return lax.dot_general(left, right, (contracted, ((), ())), preferred_element_type=jnp.float32)
+    return softmax(logits)

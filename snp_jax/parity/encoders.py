@@ -47,7 +47,7 @@ class Bert(nn.Module):
 
     def __call__(self, ids: jax.Array, segments: jax.Array, mask: jax.Array) -> dict[str, jax.Array]:
         embedded = self.embed(self.embeddings.words(ids), segments)
-        sequence, importance = self.encoder(embedded, mask, deterministic=True)
+        sequence, importance = self.encoder(embedded, mask, deterministic=True, importance=True)
         pooled = self.pooler(sequence)
         return {
             "embeddings": embedded, "hidden_0": embedded, "sequence_output": sequence, "words_importance": importance,

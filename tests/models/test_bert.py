@@ -29,7 +29,7 @@ class Bert(nn.Module):
 
     def __call__(self, ids, segments, mask):
         embedded = self.embed(self.embeddings.words(ids), segments)
-        sequence, importance = self.encoder(embedded, mask, deterministic=True)
+        sequence, importance = self.encoder(embedded, mask, deterministic=True, importance=True)
         return embedded, sequence, importance, self.pooler(sequence)
 
 

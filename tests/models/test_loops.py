@@ -52,7 +52,7 @@ def test_bert(draw_params, remat, first_only, packed):
     x, mask = numbers(3, 6, 16), jnp.arange(6) < jnp.array([[6], [4], [3]])
     packing = packing_of(jnp.flatnonzero(mask.reshape(-1), size=14, fill_value=18), (3, 6)) if packed else None
     params = draw_params(Encoder(BERT), x, mask, deterministic=True)
-    options = {"packing": packing, "deterministic": True, "first_only": first_only}
+    options = {"packing": packing, "deterministic": True, "first_only": first_only, "importance": True}
     loop = dataclasses.replace(BERT, remat=remat, scan=True)
     assert_equal_programs(*(gradient(Encoder(config), params, x, mask, **options) for config in (BERT, loop)))
 

@@ -1,5 +1,7 @@
 """BERT without padding computes what it computes with padding, and draws dropout by the token."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -74,9 +76,10 @@ def test_a_padded_query_asks_all_tokens_alike(pairs):
     x, mask, packed = pairs
     encoder = Encoder(BertConfig(width=WIDTH, layers=1, heads=2, mlp_width=12))
     params = encoder.init(jax.random.key(2), x, mask, deterministic=True)
-    _, padded = encoder.apply(params, x[:1, :3], mask[:1, :3], deterministic=True)  # a caption of three without any padding
+    apply = functools.partial(encoder.apply, params, deterministic=True, importance=True)
+    _, padded = apply(x[:1, :3], mask[:1, :3])  # a caption of three without any padding
     packed = packing.packing_of(jnp.arange(3), (1, 6))
-    _, found = encoder.apply(params, x[:1, :6], mask[:1, :6], packing=packed, deterministic=True)
+    _, found = apply(x[:1, :6], mask[:1, :6], packing=packed)
     np.testing.assert_allclose(found[0, :3], padded[0] + 3 * (1 / 3), rtol=1e-5)  # three padded queries
     np.testing.assert_allclose(found[0, 3:], 0, atol=1e-6)
 

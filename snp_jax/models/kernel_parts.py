@@ -1,0 +1,42 @@
+"""What the attention kernels for TPUs share.
+
+A vector register has 128 channels side by side, which are several heads, and the matrix units are as wide. So a product takes
+all heads of a register: of one factor the other heads' channels are set to zero, or of the result only the head's are kept.
+"""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.experimental import pallas as pl
+
+LANES = 128
+"""Channels that a vector register of a TPU holds side by side; a step of a kernel's grid computes the heads in them."""
+
+
+def product(left: jax.Array, right: jax.Array, *, transpose_left: bool = False, transpose_right: bool = False) -> jax.Array:
+    """A matrix product with a float32 result."""
+    contracted = ((0 if transpose_left else 1,), (1 if transpose_right else 0,))
+    return lax.dot_general(left, right, (contracted, ((), ())), preferred_element_type=jnp.float32)
+
+
+def channels_of(head: int, width: int, shape: tuple[int, ...]) -> jax.Array:
+    """Bool of `shape`, `[N, C]`: which channels are the head's."""
+    channel = lax.broadcasted_iota(jnp.int32, shape, 1)
+    return (channel >= head * width) & (channel < (head + 1) * width)
+
+
+def softmax(logits: jax.Array) -> jax.Array:
+    """Over the last axis of float32 `[N, M]`."""
+    powers = jnp.exp(logits - logits.max(axis=-1, keepdims=True))
+    total = powers.sum(axis=-1, keepdims=True)
+    # A division costs ten operations; two steps of Newton's method on the hardware's estimate cost four.
+    inverse = pl.reciprocal(total, approx=True)
+    inverse = inverse * (2.0 - total * inverse)
+    return powers * (inverse * (2.0 - total * inverse))
+
+
+def softmax_gradient(weights: jax.Array, gradient: jax.Array) -> jax.Array:
+    """Gradient to the logits, given `weights = softmax(logits)` and the gradient to these."""
+    return weights * (gradient - (weights * gradient).sum(axis=-1, keepdims=True))
