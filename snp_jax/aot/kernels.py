@@ -14,23 +14,29 @@ import subprocess
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar, get_args
 
-from snp_jax.aot.hlo import Computation, Instruction, Module
+from snp_jax.aot.hlo import Computation, Instruction, Module, Shape
 
-KERNELS = {"window_attention": 4, "window_attention_backward": 5}
-"""Names of the kernels, and how many operands each has without labels of cells, which are two more."""
+if TYPE_CHECKING:
+    import jax
+
+Array = tuple[tuple[int, ...], str]
+"""Shape and dtype."""
+
 _DUMP = "--xla_jf_dump_to={folder} --xla_jf_dump_llo_text=true --xla_jf_dump_llo_pass_label_regex=final_bundles"
 _BUNDLE = re.compile(r"^\s*(?:0x[0-9a-f]+|\d+)\s*(?:\w\w)?\s*: (>*) ?\{", re.MULTILINE)
+_DTYPES = {"bf16": "bfloat16", "f32": "float32"}
 
 
 @dataclasses.dataclass(frozen=True)
-class Kernel:
-    """A kernel and the sizes it is called with.
+class WindowAttention:
+    """`models/window_attention.py` and the sizes it is called with.
 
     Attributes:
-        name: one of `KERNELS`.
+        backward: whether it is the backward pass.
         count: windows, R.
         cells: of a window, N.
         channels: C.
@@ -39,7 +45,7 @@ class Kernel:
         dtype: of the windows, as JAX writes it.
     """
 
-    name: str
+    backward: bool
     count: int
     cells: int
     channels: int
@@ -47,19 +53,106 @@ class Kernel:
     period: int | None
     dtype: str
 
+    NAME: ClassVar[re.Pattern] = re.compile(r"window_attention(?P<backward>_backward)?")
+
+    @classmethod
+    def read(cls, name: re.Match, operands: Sequence[Shape]) -> WindowAttention:
+        """From what a program says of a call."""
+        backward = name["backward"] is not None
+        (count, cells, channels), heads = operands[0].dims, operands[3].dims[0]
+        labelled = len(operands) == (5 if backward else 4) + 2
+        period = operands[4].dims[0] if labelled else None
+        return cls(backward, count, cells, channels, heads, period, _DTYPES[operands[0].dtype])
+
+    @property
+    def loops(self) -> tuple[int, int]:
+        """Steps of the grid, and how often the loop in a step runs."""
+        from snp_jax.models.window_attention import grid_of
+
+        grid = grid_of(self.count, self.cells, self.channels, self.period)
+        return grid.parts * grid.steps, grid.windows
+
+    def program(self) -> tuple[Callable[..., jax.Array], tuple[Array, ...], int]:
+        """A function that runs the kernel's forward pass, its arguments, and how many of them have gradients."""
+        import numpy as np
+
+        from snp_jax.models.window_attention import attend_by_kernel
+
+        period = self.period or 1
+        window = ((self.count // period, period, self.cells, self.channels), self.dtype)
+        labels = None if self.period is None else np.zeros((self.period, self.cells), np.int32)
+        arrays = (window, window, window, ((self.heads, self.cells, self.cells), "float32"))
+        return lambda *arrays: attend_by_kernel(*arrays, labels), arrays, 4
+
+
+@dataclasses.dataclass(frozen=True)
+class SequenceAttention:
+    """`models/sequence_attention.py` and the sizes it is called with.
+
+    Attributes:
+        backward: whether it is the backward pass.
+        count: sequences, N.
+        length: tokens of one, L.
+        channels: C.
+        heads: H.
+        dropped: whether weights are dropped.
+        dtype: of the tokens, as JAX writes it.
+    """
+
+    backward: bool
+    count: int
+    length: int
+    channels: int
+    heads: int
+    dropped: bool
+    dtype: str
+
+    NAME: ClassVar[re.Pattern] = re.compile(r"sequence_attention(?P<backward>_backward)?_of_(?P<length>\d+)_in_(?P<heads>\d+)")
+
+    @classmethod
+    def read(cls, name: re.Match, operands: Sequence[Shape]) -> SequenceAttention:
+        """From what a program says of a call."""
+        backward, length = name["backward"] is not None, int(name["length"])
+        rows, channels = operands[0].dims
+        dropped = len(operands) == (5 if backward else 4) + 2
+        return cls(backward, rows // length, length, channels, int(name["heads"]), dropped, _DTYPES[operands[0].dtype])
+
+    @property
+    def loops(self) -> tuple[int, int]:
+        """Steps of the grid, and how often the loop in a step runs."""
+        from snp_jax.models.sequence_attention import grid_of
+
+        grid = grid_of(self.count, self.length, self.channels)
+        return grid.parts * grid.steps, grid.windows
+
+    def program(self) -> tuple[Callable[..., jax.Array], tuple[Array, ...], int]:
+        """A function that runs the kernel's forward pass, its arguments, and how many of them have gradients."""
+        from snp_jax.models.sequence_attention import attend_by_kernel
+
+        tokens, seed = ((self.count * self.length, self.channels), self.dtype), ((self.count,), "uint32")
+        arrays = (tokens, tokens, tokens, ((self.count, self.length), "float32"), *[seed] * 2 * self.dropped)
+        rate = 0.1 if self.dropped else 0.0
+
+        def forward(query, key, value, bias, *seeds):
+            return attend_by_kernel(query, key, value, bias, heads=self.heads, rate=rate, seeds=seeds)
+
+        return forward, arrays, 3
+
+
+Kernel = WindowAttention | SequenceAttention
+KINDS = {kind.__name__: kind for kind in get_args(Kernel)}
+
 
 def kernel_of(computation: Computation, instruction: Instruction) -> Kernel | None:
     """The kernel that a custom call runs, or None for other instructions."""
     if instruction.opcode != "custom-call" or 'custom_call_target="tpu_custom_call"' not in instruction.text:
         return None
-    name = next((part for part in instruction.source.split("/") if part in KERNELS), None)
-    if name is None:
-        raise ValueError(f"{instruction.name} is a kernel that snp_jax/aot/kernels.py does not know: {instruction.source}")
     operands = [shapes[0] for shapes in computation.operand_shapes(instruction)]
-    (count, cells, channels), heads = operands[0].dims, operands[3].dims[0]
-    period = operands[4].dims[0] if len(operands) == KERNELS[name] + 2 else None
-    dtype = {"bf16": "bfloat16", "f32": "float32"}[operands[0].dtype]
-    return Kernel(name, count, cells, channels, heads, period, dtype)
+    for kind in KINDS.values():
+        for part in instruction.source.split("/"):
+            if name := kind.NAME.fullmatch(part):
+                return kind.read(name, operands)
+    raise ValueError(f"{instruction.name} is a kernel that snp_jax/aot/kernels.py does not know: {instruction.source}")
 
 
 def kernels_in(module: Module) -> set[Kernel]:
@@ -75,7 +168,7 @@ def count_cycles(kernels: Iterable[Kernel], topology: str) -> dict[Kernel, int]:
         return {}
     with tempfile.TemporaryDirectory(prefix="snp_jax_kernels_") as folder:
         environment = os.environ | {"LIBTPU_INIT_ARGS": _DUMP.format(folder=folder)}
-        asked = json.dumps([dataclasses.asdict(kernel) for kernel in kernels])
+        asked = json.dumps([(type(kernel).__name__, dataclasses.asdict(kernel)) for kernel in kernels])
         command = [sys.executable, "-m", "snp_jax.aot.kernels", topology, folder]
         done = subprocess.run(command, input=asked, env=environment, text=True, capture_output=True)
     if done.returncode:
@@ -98,45 +191,35 @@ def cycles_of(bundles: str, steps: int, rounds: int) -> int:
 def _compile(kernel: Kernel, device: object) -> None:
     """Compiles a kernel alone for a device."""
     import jax
-    import numpy as np
     from jax.sharding import SingleDeviceSharding
 
-    from snp_jax.models.window_attention import attend_by_kernel
-
-    period = kernel.period or 1
+    forward, arrays, differentiated = kernel.program()
     where = SingleDeviceSharding(device)
-    shape = (kernel.count // period, period, kernel.cells, kernel.channels)
-    window = jax.ShapeDtypeStruct(shape, kernel.dtype, sharding=where)
-    bias = jax.ShapeDtypeStruct((kernel.heads, kernel.cells, kernel.cells), "float32", sharding=where)
-    labels = None if kernel.period is None else np.zeros((kernel.period, kernel.cells), np.int32)
-
-    def forward(*arrays: jax.Array) -> jax.Array:
-        return attend_by_kernel(*arrays, labels)
+    arrays = [jax.ShapeDtypeStruct(shape, dtype, sharding=where) for shape, dtype in arrays]
 
     def backward(gradient: jax.Array, *arrays: jax.Array) -> tuple[jax.Array, ...]:
-        return jax.vjp(forward, *arrays)[1](gradient)
+        rest = arrays[differentiated:]
+        return jax.vjp(lambda *arrays: forward(*arrays, *rest), *arrays[:differentiated])[1](gradient)
 
-    arrays = (window, window, window, bias)
-    if kernel.name == "window_attention":
-        jax.jit(forward).trace(*arrays).lower().compile()
+    if kernel.backward:
+        jax.jit(backward).trace(arrays[0], *arrays).lower().compile()
     else:
-        jax.jit(backward).trace(window, *arrays).lower().compile()
+        jax.jit(forward).trace(*arrays).lower().compile()
 
 
 def main() -> None:
     """The process of `count_cycles`."""
     from snp_jax.aot.chips import find_topology, prepare_environment, topology_devices
-    from snp_jax.models.window_attention import grid_of
 
     topology, folder = sys.argv[1], Path(sys.argv[2])
     prepare_environment(quick=False)
     device, found = topology_devices(find_topology(topology))[0], []
-    for asked in json.load(sys.stdin):
-        kernel = Kernel(**asked)
+    for kind, sizes in json.load(sys.stdin):
+        kernel = KINDS[kind](**sizes)
         _compile(kernel, device)
-        (file,) = folder.glob(f"*{kernel.name}*-[0-9][0-9]-final_bundles.txt")
-        grid = grid_of(kernel.count, kernel.cells, kernel.channels, kernel.period)
-        found.append(cycles_of(file.read_text(), grid.parts * grid.steps, grid.windows))
+        pattern = "*_attention_backward*" if kernel.backward else "*_attention*"
+        (file,) = folder.glob(f"{pattern}-[0-9][0-9]-final_bundles.txt")
+        found.append(cycles_of(file.read_text(), *kernel.loops))
         for written in folder.iterdir():
             written.unlink()
     print(json.dumps(found))

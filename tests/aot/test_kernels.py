@@ -9,7 +9,7 @@ import pytest
 from snp_jax.aot import hlo
 from snp_jax.aot.chips import CHIPS
 from snp_jax.aot.costs import operations
-from snp_jax.aot.kernels import Kernel, count_cycles, cycles_of, kernels_in
+from snp_jax.aot.kernels import SequenceAttention, WindowAttention, count_cycles, cycles_of, kernels_in
 
 PROGRAM = """\
 HloModule jit_step, entry_computation_layout={()->bf16[64,196,512]{2,1,0}}
@@ -25,8 +25,22 @@ metadata={op_name="jit(step)/block0/attn/window_attention/pallas_call" stack_fra
 metadata={op_name="jit(step)/block1/attn/window_attention/pallas_call" stack_frame_id=1}
 }
 """
-PLAIN = Kernel("window_attention", 64, 196, 512, 16, None, "bfloat16")
-LABELLED = Kernel("window_attention", 64, 196, 512, 16, 4, "bfloat16")
+PLAIN = WindowAttention(False, 64, 196, 512, 16, None, "bfloat16")
+LABELLED = WindowAttention(False, 64, 196, 512, 16, 4, "bfloat16")
+SEQUENCES = """\
+HloModule jit_step, entry_computation_layout={()->bf16[8400,768]{1,0}}
+
+ENTRY %main (q: bf16[8400,768], bias: f32[5,16,1,128], seed: u32[5,1,48]) -> bf16[8400,768] {
+  %q = bf16[8400,768]{1,0} parameter(0)
+  %bias = f32[5,16,1,128]{3,2,1,0} parameter(1)
+  %seed = u32[5,1,48]{2,1,0} parameter(2)
+  %a.1 = bf16[8400,768]{1,0} custom-call(%q, %q, %q, %bias), custom_call_target="tpu_custom_call", \
+metadata={op_name="jit(step)/layer0/attention/sequence_attention_of_35_in_12/pallas_call" stack_frame_id=1}
+  ROOT %a.2 = bf16[8400,768]{1,0} custom-call(%q, %q, %a.1, %bias, %seed, %seed, %q), custom_call_target="tpu_custom_call", \
+metadata={op_name="jit(step)/layer0/attention/sequence_attention_backward_of_35_in_12/pallas_call" stack_frame_id=1}
+}
+"""
+PAIRS = SequenceAttention(False, 240, 35, 768, 12, False, "bfloat16")
 BUNDLES = """\
 = control target key start
      0   :  { %s1 = smov 0  ;;  %s2 = inlined_call_operand.vmem [shape: f32[8,128], index: 0] }
@@ -43,6 +57,12 @@ BUNDLES = """\
 
 def test_kernels_are_found_with_their_sizes():
     assert kernels_in(hlo.parse(PROGRAM)) == {PLAIN, LABELLED}
+    assert kernels_in(hlo.parse(SEQUENCES)) == {PAIRS, dataclasses.replace(PAIRS, backward=True, dropped=True)}
+
+
+def test_grids_of_kernels():
+    assert PLAIN.loops == (4 * 8, 8)
+    assert PAIRS.loops == (6 * 5, 16)
 
 
 def test_another_kernel_is_an_error():
@@ -75,8 +95,12 @@ def test_schedules_of_the_compiler(monkeypatch):
     monkeypatch.delenv("JAX_DISABLE_MOST_OPTIMIZATIONS", raising=False)
     monkeypatch.setenv("PYTHONPATH", os.getcwd())
     double = dataclasses.replace(PLAIN, count=128)
-    backward = dataclasses.replace(PLAIN, name="window_attention_backward")
-    found = count_cycles([PLAIN, double, backward, LABELLED], "v5e:2x2")
+    backward = dataclasses.replace(PLAIN, backward=True)
+    dropping = dataclasses.replace(PAIRS, dropped=True)
+    asking = [dropping, dataclasses.replace(dropping, backward=True), PAIRS]
+    found = count_cycles([PLAIN, double, backward, LABELLED, *asking], "v5e:2x2")
     assert found[double] / found[PLAIN] == pytest.approx(2, rel=0.05)
     assert 1.5 < found[backward] / found[PLAIN] < 3
     assert 1 < found[LABELLED] / found[PLAIN] < 1.5
+    assert 1.5 < found[asking[1]] / found[dropping] < 3
+    assert 1 < found[dropping] / found[PAIRS] < 1.5
