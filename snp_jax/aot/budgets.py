@@ -16,7 +16,7 @@ from snp_jax.train.sharding import BATCH_AXES
 
 MIB = 2**20
 SLACK = 1.25
-"""Allows for reductions beside those of the gradients: loss terms, gradients of what was gathered for contrast."""
+"""Allows for small reductions beside those of the gradients, such as loss terms."""
 
 
 def check_budgets(program: Program, found: list[Collective]) -> list[dict[str, Any]]:
@@ -46,19 +46,27 @@ def _largest(program: Program, found: list[Collective]) -> dict[str, Any]:
 
 
 def _reductions(program: Program, found: list[Collective]) -> dict[str, Any]:
-    """Gradients are reduced once: all reductions together move about the parameters' size in float32."""
+    """Gradients are reduced once: all reductions together move about the parameters' size in float32.
+
+    Where gathers are of rows only, for contrast, the gradients of these are added up too, in float32.
+    """
     parameters = tree_bytes(program.state.params)
+    gathered = 0
+    if program.mesh.shape.get("fsdp", 1) == 1:
+        gathered = sum(
+            each.count * each.bytes * (2 if each.dtype == "bf16" else 1) for each in found if each.kind == "all-gather"
+        )
     size = sum(
         each.count * each.bytes * (each.group if each.kind == "reduce-scatter" else 1)
         for each in found
         if each.kind in ("all-reduce", "reduce-scatter")
     )
-    limit = SLACK * parameters
+    limit = SLACK * parameters + gathered
     sentence = None
     if size > limit:
         sentence = (
-            f"reductions move {size / MIB:.0f} MiB a step for {parameters / MIB:.0f} MiB of parameters: gradients are reduced "
-            "more than once"
+            f"reductions move {size / MIB:.0f} MiB a step for {parameters / MIB:.0f} MiB of parameters and "
+            f"{gathered / MIB:.0f} MiB of gathered rows: gradients are reduced more than once"
         )
     return _budget("reductions of a step", limit, size, sentence)
 

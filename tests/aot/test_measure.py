@@ -83,6 +83,11 @@ def collective(kind, size, count=1, group=8):
         ([collective("all-reduce", 4 * MIB)], []),
         ([collective("all-reduce", 4 * MIB, count=3)], ["reductions of a step"]),
         ([collective("reduce-scatter", MIB // 2), collective("all-gather", 4 * MIB)], []),
+        (
+            [collective("all-reduce", 4 * MIB, count=2), collective("all-gather", 3 * MIB)],
+            [],
+        ),  # 3 MiB of gathered rows' gradients
+        ([collective("all-reduce", 4 * MIB, count=2), collective("all-gather", 2 * MIB)], ["reductions of a step"]),
         ([collective("all-gather", 8 * MIB)], ["largest array in a collective"]),
         ([], []),
     ],
