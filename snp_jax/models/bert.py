@@ -15,6 +15,7 @@ from flax import linen as nn
 
 from snp_jax.models import backend, layers
 from snp_jax.models.dropout import Dropout
+from snp_jax.models.kernel_parts import KEPT
 from snp_jax.models.loops import loop_length, run_loop
 from snp_jax.models.packing import Packing, pack, unpack
 from snp_jax.models.sequence_attention import attend_by_kernel, kernel_fits
@@ -256,7 +257,7 @@ class Encoder(nn.Module):
             first = first_only and index == self.config.layers - 1
             if first and kind is LayerOfRows:
                 x, kind = x.reshape(shape), Layer
-            layer_class = nn.remat(kind) if self.config.remat else kind
+            layer_class = nn.remat(kind, policy=KEPT) if self.config.remat else kind
             x, received = layer_class(self.config, self.dtype, deterministic, first, name=f"layer{index}")(x, mask, packing)
             total = add(total, received)
         if kind is LayerOfRows:

@@ -9,10 +9,18 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.ad_checkpoint import checkpoint_name
 from jax.experimental import pallas as pl
 
+KEPT = jax.checkpoint_policies.save_only_these_names("attention")
+"""What recomputed layers keep: the results of these kernels, which are small and cost a lot."""
 LANES = 128
 """Channels that a vector register of a TPU holds side by side; a step of a kernel's grid computes the heads in them."""
+
+
+def keep_result(result: jax.Array) -> jax.Array:
+    """Marks the result of a kernel for `KEPT`."""
+    return checkpoint_name(result, "attention")
 
 
 def product(left: jax.Array, right: jax.Array, *, transpose_left: bool = False, transpose_right: bool = False) -> jax.Array:

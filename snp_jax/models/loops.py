@@ -13,6 +13,8 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
+from snp_jax.models.kernel_parts import KEPT
+
 Step = Callable[[dict[str, Any], dict[str, jax.Array], Any, Any], Any]
 """(variables of a layer, its `rngs`, what the one before returned, its stochastic depth rate) -> what the next one gets."""
 
@@ -56,7 +58,7 @@ def run_loop(
             carry = step({"params": params[place]}, rngs, carry, 0.0 if rates is None else rates[place])
         return carry, None
 
-    one_round = jax.checkpoint(one_round, prevent_cse=False) if remat else one_round
+    one_round = jax.checkpoint(one_round, prevent_cse=False, policy=KEPT) if remat else one_round
     return jax.lax.scan(one_round, carry, (stacked, keys, rates))[0]
 
 
@@ -83,7 +85,7 @@ def run_blocks(
         unlike: how many blocks at the start are unlike those after them, so that no loop has them.
         period: after how many blocks one is like the first again.
     """
-    kind = nn.remat(block, static_argnums=(2,)) if remat else block
+    kind = nn.remat(block, static_argnums=(2,), policy=KEPT) if remat else block
 
     def run(start: int, stop: int, x: jax.Array) -> jax.Array:
         for i in range(start, stop):

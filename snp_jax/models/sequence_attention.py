@@ -19,7 +19,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from snp_jax.models.dropout import are_kept, random_bits
-from snp_jax.models.kernel_parts import LANES, channels_of, product, softmax, softmax_gradient
+from snp_jax.models.kernel_parts import LANES, channels_of, keep_result, product, softmax, softmax_gradient
 
 ALIGNMENT = 16
 """Rows of bfloat16 that share a vector register: windows start at multiples of it, and so do blocks of sequences."""
@@ -114,7 +114,7 @@ def attend_by_kernel(
     starts = [sizes.first_row(window) for window in range(grid.windows)]
     bias = jnp.stack([rows[:, start : start + grid.rows] for start in starts], axis=1)[:, :, None]  # [steps, windows, 1, rows]
     seeds = tuple(seed.reshape(grid.steps, 1, -1) for seed in seeds) if rate else ()
-    return _attend(query * sizes.width**-0.5, key, value, bias, seeds, sizes, interpret)
+    return keep_result(_attend(query * sizes.width**-0.5, key, value, bias, seeds, sizes, interpret))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))
