@@ -22,7 +22,8 @@ from snp_jax.errors import UserError
 from snp_jax.models.pvt import PVTConfig
 from snp_jax.models.snp import SNPConfig
 from snp_jax.models.temporal import TemporalConfig
-from snp_jax.models.video_swin import VideoSwinConfig, relative_index
+from snp_jax.models.video_swin import VideoSwinConfig
+from snp_jax.models.windows import relative_index
 
 IMAGENET_CLASSES = 1000
 WORDS = "text_encoder.embeddings.word_embeddings.weight"

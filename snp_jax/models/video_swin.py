@@ -1,7 +1,7 @@
 """Video Swin transformer (Liu et al. 2022, arXiv 2106.13230) with temporal stride 1, as flax linen modules.
 
 All frames of a video go through it together, time being the third window axis. The projection to the model
-width is not here; the arithmetic of windows, with its inherited quirk, is at the end of the file.
+width is not here; the arithmetic of windows, with its inherited quirk, is in `windows.py`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from snp_jax.models.dropout import DropPath
 from snp_jax.models.layers import LayerNorm, VisualGrid, dense, drop_path_rates, gelu, grid_mask, linear
 from snp_jax.models.loops import run_blocks
 from snp_jax.models.window_attention import attend_by_kernel, attend_by_xla, kernel_fits
+from snp_jax.models.windows import Cut, Sizes, relative_index
 
 EPSILON = 1e-5
 PATCH = 4
@@ -135,13 +136,14 @@ class Stage(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, deterministic: bool) -> jax.Array:
-        config, stage = self.config, self.stage
+        config, stage, cut = self.config, self.stage, Cut.of(x.shape[1:4], self.config.window)
 
         def make(block: type[Block], i: int, rate: float | jax.Array, **where: Any) -> Block:
-            return block(config.window, config.heads[stage], i % 2 == 1, rate, self.dtype, **where)
+            return block(config.window, cut, config.heads[stage], i % 2 == 1, rate, self.dtype, **where)
 
-        remat, scan = config.remat[stage], config.scan
-        x = run_blocks(self, Block, make, self.drop_paths, x, deterministic, scan=scan, remat=remat, period=2)
+        remat, scan, cells = config.remat[stage], config.scan, cut.split(x)
+        cells = run_blocks(self, Block, make, self.drop_paths, cells, deterministic, scan=scan, remat=remat, period=2)
+        x = cut.merge(cells)
         if stage < 3:
             x = PatchMerging(self.dtype, name="merge")(x)
         return x
@@ -162,9 +164,13 @@ class PatchMerging(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm window attention and MLP with residuals: `[B, T, h, w, C]` -> same."""
+    """Pre-norm window attention and MLP with residuals, on cells window by window: `[B, W * N, C]` -> same.
 
-    window: tuple[int, int, int]
+    Sizes that windows do not divide are padded; in attention padding is zeros.
+    """
+
+    window: Sizes
+    cut: Cut
     heads: int
     shifted: bool
     drop_path: float | jax.Array
@@ -173,7 +179,7 @@ class Block(nn.Module):
     @nn.compact
     def __call__(self, x: jax.Array, deterministic: bool) -> jax.Array:
         y = LayerNorm(EPSILON, self.dtype, name="norm1")(x)
-        y = self._attend(y)
+        y = self._attend(self.cut.without_padding(y))
         x = x + DropPath(self.drop_path, name="drop_path1")(y, deterministic)
         y = LayerNorm(EPSILON, self.dtype, name="norm2")(x)
         y = dense(MLP_RATIO * x.shape[-1], self.dtype, "fc1")(y)
@@ -181,22 +187,11 @@ class Block(nn.Module):
         return x + DropPath(self.drop_path, name="drop_path2")(y, deterministic)
 
     def _attend(self, x: jax.Array) -> jax.Array:
-        """Attention inside (shifted) windows; sizes that windows do not divide are padded with zeros at the
-        end."""
-        sizes = x.shape[1:4]
-        window, shift = fit_window(sizes, self.window, self.shifted)
-        pads = tuple(-size % side for size, side in zip(sizes, window, strict=True))
-        x = jnp.pad(x, ((0, 0), *((0, pad) for pad in pads), (0, 0)))
-        padded = x.shape[1:4]
-        labels = None
-        if any(shift):
-            x = jnp.roll(x, tuple(-s for s in shift), axis=(1, 2, 3))
-            labels = shift_labels(padded, window, shift)
         attention = WindowAttention(self.window, self.heads, self.dtype, name="attn")
-        x = merge_windows(attention(split_windows(x, window), labels), window, padded)
-        if any(shift):
-            x = jnp.roll(x, shift, axis=(1, 2, 3))
-        return x[:, : sizes[0], : sizes[1], : sizes[2]]
+        if not (self.shifted and any(self.cut.shift)):
+            return attention(self.cut.windows_of(x), None).reshape(x.shape)
+        y = attention(self.cut.windows_of(self.cut.shifted(x)), self.cut.labels())
+        return self.cut.shifted(y.reshape(x.shape), back=True)
 
 
 class WindowAttention(nn.Module):
@@ -206,7 +201,7 @@ class WindowAttention(nn.Module):
     window.
     """
 
-    window: tuple[int, int, int]
+    window: Sizes
     heads: int
     dtype: Any
 
@@ -240,61 +235,3 @@ class QueryKeyValue(nn.Module):
             parts = zip(jnp.split(kernel, 3, axis=1), jnp.split(bias, 3), strict=True)
             return [linear(x, weights, shift) for weights, shift in parts]
         return jnp.split(linear(x, kernel, bias), 3, axis=-1)
-
-
-# ---------------------------------------------------------------------- windows
-def fit_window(sizes: tuple[int, ...], window: tuple[int, ...], shifted: bool) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Window and shift for a grid of `sizes` (frames, rows, columns): an axis no longer than its window is
-    one window."""
-    fits = [size <= side for size, side in zip(sizes, window, strict=True)]
-    used = tuple(min(size, side) for size, side in zip(sizes, window, strict=True))
-    shift = tuple(0 if fit or not shifted else side // 2 for fit, side in zip(fits, window, strict=True))
-    return used, shift
-
-
-def split_windows(x: jax.Array, window: tuple[int, ...]) -> jax.Array:
-    """`[B, T, h, w, C]`, each size a multiple of its window's -> `[B, W, N, C]`, N = cells of a window."""
-    batch, time, height, width, channels = x.shape
-    t, h, w = window
-    x = x.reshape(batch, time // t, t, height // h, h, width // w, w, channels)
-    return x.transpose(0, 1, 3, 5, 2, 4, 6, 7).reshape(batch, -1, t * h * w, channels)
-
-
-def merge_windows(x: jax.Array, window: tuple[int, ...], sizes: tuple[int, ...]) -> jax.Array:
-    """Inverse of `split_windows`: `[B, W, N, C]` -> `[B, *sizes, C]`."""
-    t, h, w = window
-    time, height, width = sizes
-    x = x.reshape(x.shape[0], time // t, height // h, width // w, t, h, w, x.shape[-1])
-    return x.transpose(0, 1, 4, 2, 5, 3, 6, 7).reshape(x.shape[0], *sizes, x.shape[-1])
-
-
-def shift_labels(sizes: tuple[int, ...], window: tuple[int, ...], shift: tuple[int, ...]) -> np.ndarray:
-    """Which cells of the rolled grid belong together, int32 `[W, N]`: attention is between cells of equal
-    label.
-
-    Per axis the last window holds cells from both ends of the grid; the roll brought the last `shift` of them
-    there.
-    """
-    label = np.zeros((1, 1, 1), np.int32)
-    for axis, (size, side, step) in enumerate(zip(sizes, window, shift, strict=True)):
-        position = np.arange(size)
-        region = (position >= size - side).astype(np.int32) + (position >= size - step)
-        if step == 0:
-            region = np.zeros(size, np.int32)
-        label = 3 * label + region.reshape([-1 if a == axis else 1 for a in range(3)])
-    return np.asarray(split_windows(label[None, ..., None], window))[0, :, :, 0]
-
-
-def relative_index(window: tuple[int, ...], cells: int) -> jax.Array:
-    """Row of the bias table for each pair of cells, int32 `[cells, cells]`.
-
-    A window that was cut down to `cells` cells uses the first `cells` rows of the FULL window's index. That
-    is right when only time is cut; when rows or columns are cut the pairs are mis-assigned. Every published
-    weight was trained with this, so it is kept (method.md section 7, item 11).
-    """
-    spans = [2 * side - 1 for side in window]
-    strides = np.array([spans[1] * spans[2], spans[2], 1])
-    position = np.stack(np.meshgrid(*map(np.arange, window), indexing="ij"), axis=-1).reshape(-1, 3)
-    code = jnp.asarray((position @ strides)[:cells], jnp.int32)
-    centre = int((np.array(window) - 1) @ strides)
-    return code[:, None] - code[None, :] + centre

@@ -15,11 +15,6 @@ from snp_jax.models.video_swin import (
     Stage,
     VideoSwin,
     VideoSwinConfig,
-    fit_window,
-    merge_windows,
-    relative_index,
-    shift_labels,
-    split_windows,
 )
 
 TINY = VideoSwinConfig(embed_dim=8, depths=(2, 1, 1, 1), heads=(1, 2, 2, 2), window=(2, 3, 3), drop_path=0.5)
@@ -62,40 +57,6 @@ def test_remat_and_drop_path(draw_params):
     plain, remat = gradient(TINY), gradient(dataclasses.replace(TINY, remat=(True, False, False, False)))
     jax.tree.map(assert_close, remat(1), plain(1))
     assert plain(1)[0] == plain(1)[0] != plain(2)[0]
-
-
-def test_windows_round_trip_and_hold_neighbours():
-    x = jnp.arange(2 * 4 * 6 * 6).reshape(2, 4, 6, 6, 1)
-    windows = split_windows(x, (2, 3, 3))
-    assert windows.shape == (2, 8, 18, 1)
-    np.testing.assert_array_equal(windows[0, 0, :, 0].reshape(2, 3, 3), x[0, :2, :3, :3, 0])
-    np.testing.assert_array_equal(merge_windows(windows, (2, 3, 3), (4, 6, 6)), x)
-
-
-def test_window_shrinks_and_does_not_shift_where_it_fits():
-    assert fit_window((8, 56, 7), (8, 7, 7), shifted=True) == ((8, 7, 7), (0, 3, 0))
-    assert fit_window((3, 4, 56), (8, 7, 7), shifted=False) == ((3, 4, 7), (0, 0, 0))
-
-
-def test_shift_labels_by_brute_force():
-    """Cells may attend to each other exactly if they were in one window of the UN-rolled, shifted
-    partition."""
-    sizes, window, shift = (1, 6, 9), (1, 3, 3), (0, 1, 1)
-    labels = shift_labels(sizes, window, shift)
-    # after the roll, position p holds cell (p + shift) mod size; wrapped cells belong to the far end
-    cells = np.stack(np.meshgrid(*map(np.arange, sizes), indexing="ij"), -1)
-    wrapped = (cells + shift) >= np.array(sizes)
-    groups = split_windows(wrapped[None].astype(int), window)[0]  # [W, N, 3]
-    same = (groups[:, :, None] == groups[:, None, :]).all(-1)
-    np.testing.assert_array_equal(labels[:, :, None] == labels[:, None, :], same)
-
-
-def test_relative_index_against_loops():
-    window = (2, 3, 2)
-    cells = [(t, h, w) for t in range(2) for h in range(3) for w in range(2)]
-    wanted = [[((a[0] - b[0] + 1) * 5 + (a[1] - b[1] + 2)) * 3 + (a[2] - b[2] + 1) for b in cells] for a in cells]
-    np.testing.assert_array_equal(relative_index(window, 12), wanted)
-    np.testing.assert_array_equal(relative_index(window, 5), np.array(wanted)[:5, :5])
 
 
 @pytest.mark.parametrize("name, count", [("tiny", 27_850_470), ("small", 49_509_078), ("base", None)])
