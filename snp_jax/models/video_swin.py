@@ -164,7 +164,7 @@ class PatchMerging(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm window attention and MLP with residuals, on cells window by window: `[B, W * N, C]` -> same.
+    """Pre-norm window attention and MLP with residuals, on cells window by window: `[B * W * N, C]` -> same.
 
     Sizes that windows do not divide are padded; in attention padding is zeros.
     """
@@ -180,11 +180,14 @@ class Block(nn.Module):
     def __call__(self, x: jax.Array, deterministic: bool) -> jax.Array:
         y = LayerNorm(EPSILON, self.dtype, name="norm1")(x)
         y = self._attend(self.cut.without_padding(y))
-        x = x + DropPath(self.drop_path, name="drop_path1")(y, deterministic)
+        x = x + self._dropped(y, "drop_path1", deterministic)
         y = LayerNorm(EPSILON, self.dtype, name="norm2")(x)
         y = dense(MLP_RATIO * x.shape[-1], self.dtype, "fc1")(y)
         y = dense(x.shape[-1], self.dtype, "fc2")(gelu(y))
-        return x + DropPath(self.drop_path, name="drop_path2")(y, deterministic)
+        return x + self._dropped(y, "drop_path2", deterministic)
+
+    def _dropped(self, x: jax.Array, name: str, deterministic: bool) -> jax.Array:
+        return DropPath(self.drop_path, name=name)(self.cut.grids_of(x), deterministic).reshape(x.shape)
 
     def _attend(self, x: jax.Array) -> jax.Array:
         attention = WindowAttention(self.window, self.heads, self.dtype, name="attn")

@@ -1,7 +1,7 @@
 """Windows of a grid of cells, for Video Swin: how a grid is cut, shifted and put together, and which cells see each other.
 
-A stage keeps its cells window by window, `[B, W * N, C]`, from its first block to its last. Only blocks with shifted windows
-bring them into another order; everything else in a block works cell by cell, or window by window.
+A stage keeps its cells window by window, as rows `[B * W * N, C]`, from its first block to its last. Only blocks with shifted
+windows bring them into another order; everything else in a block works cell by cell, or window by window.
 """
 
 from __future__ import annotations
@@ -48,11 +48,15 @@ class Cut:
         """Sizes of the grid that windows divide."""
         return tuple(-(-size // side) * side for size, side in zip(self.sizes, self.window, strict=True))
 
+    @property
+    def places(self) -> int:
+        """Cells of a padded grid, W * N."""
+        return math.prod(self.padded)
+
     def split(self, grid: jax.Array) -> jax.Array:
-        """`[B, T, h, w, C]` -> `[B, W * N, C]`."""
+        """`[B, T, h, w, C]` -> `[B * W * N, C]`."""
         ends = [(0, padded - size) for padded, size in zip(self.padded, self.sizes, strict=True)]
-        x = split_windows(jnp.pad(grid, ((0, 0), *ends, (0, 0))), self.window)
-        return x.reshape(x.shape[0], -1, x.shape[-1])
+        return split_windows(jnp.pad(grid, ((0, 0), *ends, (0, 0))), self.window).reshape(-1, grid.shape[-1])
 
     def merge(self, x: jax.Array) -> jax.Array:
         """Inverse of `split`."""
@@ -60,32 +64,40 @@ class Cut:
         return self._padded_grid(x)[:, :frames, :rows, :columns]
 
     def without_padding(self, x: jax.Array) -> jax.Array:
-        """`[B, W * N, C]` with zeros where the grid has no cell."""
+        """`[B * W * N, C]` with zeros where the grid has no cell."""
         if self.padded == self.sizes:
             return x
         real = np.zeros((1, *self.padded, 1), bool)
         real[:, : self.sizes[0], : self.sizes[1], : self.sizes[2]] = True
-        return jnp.where(split_windows(real, self.window).reshape(1, -1, 1), x, 0)
+        real = split_windows(real, self.window).reshape(1, -1, 1)
+        return jnp.where(real, self.grids_of(x), 0).reshape(x.shape)
+
+    def grids_of(self, x: jax.Array) -> jax.Array:
+        """`[B * W * N, C]` -> `[B, W * N, C]`."""
+        return x.reshape(-1, self.places, x.shape[-1])
 
     def windows_of(self, x: jax.Array) -> jax.Array:
-        """`[B, W * N, C]` -> `[B, W, N, C]`."""
-        return x.reshape(x.shape[0], -1, math.prod(self.window), x.shape[-1])
+        """`[B * W * N, C]` -> `[B, W, N, C]`."""
+        cells = math.prod(self.window)
+        return x.reshape(-1, self.places // cells, cells, x.shape[-1])
 
     def shifted(self, x: jax.Array, *, back: bool = False) -> jax.Array:
-        """`[B, W * N, C]` by the windows of shifted blocks instead of the others', or `back`."""
-        if backend.for_tpu() and x.shape[1] <= MOST_CELLS:
+        """`[B * W * N, C]` by the windows of shifted blocks instead of the others', or `back`."""
+        if backend.for_tpu() and self.places <= MOST_CELLS:
             return self._shifted_by_product(x, back)
         grid = jnp.roll(self._padded_grid(x), self.shift if back else tuple(-s for s in self.shift), axis=(1, 2, 3))
         return split_windows(grid, self.window).reshape(x.shape)
 
     def _shifted_by_product(self, x: jax.Array, back: bool) -> jax.Array:
         """A product with zeros and ones: where XLA's slices and transpositions would take five times as long."""
-        place = np.arange(x.shape[1]).reshape(1, *self.padded, 1)
+        place = np.arange(self.places).reshape(1, *self.padded, 1)
         before = split_windows(place, self.window).reshape(-1)
         after = split_windows(np.roll(place, tuple(-s for s in self.shift), axis=(1, 2, 3)), self.window).reshape(-1)
         taken = np.argsort(before)[after]  # after[i] stands at taken[i] of before
-        matrix = jax.nn.one_hot(np.argsort(taken) if back else taken, x.shape[1], dtype=x.dtype)
-        return jnp.einsum("pq,bqc->bpc", matrix, x, precision=jax.lax.Precision.HIGHEST)
+        matrix = jnp.asarray(np.eye(self.places)[taken], x.dtype)
+        product = "pq,bpc->bqc" if back else "pq,bqc->bpc"
+        precision = None if x.dtype == jnp.bfloat16 else jax.lax.Precision.HIGHEST
+        return jnp.einsum(product, matrix, self.grids_of(x), precision=precision).reshape(x.shape)
 
     def labels(self) -> np.ndarray:
         """Which cells of shifted windows belong together, int32 `[W, N]`: attention is between cells of equal label.

@@ -35,6 +35,7 @@ def test_cells_of_a_cut(sizes):
     ends = [(0, padded - size) for padded, size in zip(cut.padded, sizes, strict=True)]
     rolled = np.roll(np.pad(grid, ((0, 0), *ends, (0, 0))), [-s for s in cut.shift], axis=(1, 2, 3))
     wanted = split_windows(rolled, cut.window)
+    assert x.shape == (2 * cut.places, 5)
     np.testing.assert_array_equal(cut.windows_of(cut.shifted(x)), wanted)
     np.testing.assert_array_equal(cut.shifted(cut.shifted(x), back=True), x)
     with backend.lower_for("tpu"):
