@@ -95,7 +95,7 @@ def linear(x: jax.Array, kernel: jax.Array, bias: jax.Array | None) -> jax.Array
 
 @jax.custom_vjp
 def _add_bias(x: jax.Array, bias: jax.Array) -> jax.Array:
-    """`[N, D] + [D]`, whose gradient to the bias is a product with ones: XLA for TPUs takes ten times as long to add up rows."""
+    """`[N, D] + [D]`. The bias gets its gradient by a product with ones: XLA for TPUs adds up rows ten times more slowly."""
     return x + bias
 
 
