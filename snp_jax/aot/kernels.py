@@ -122,7 +122,7 @@ class SequenceAttention:
         """Steps of the grid, and how often the loop in a step runs."""
         from snp_jax.models.sequence_attention import grid_of
 
-        grid = grid_of(self.count, self.length, self.channels)
+        grid = grid_of(self.count, self.length, self.channels, self.dtype)
         return grid.parts * grid.steps, grid.windows
 
     def program(self) -> tuple[Callable[..., jax.Array], tuple[Array, ...], int]:

@@ -105,8 +105,12 @@ class Dropout(nn.Module):
         return jnp.where(keep, x / (1.0 - self.rate), 0)
 
     def seeds(self, count: int) -> tuple[jax.Array, jax.Array]:
-        """`row_seeds` of `count` rows, for code that drops what `__call__` would."""
-        return row_seeds(self.make_rng("dropout"), own_rows(count)[0])
+        """`row_seeds` of `count` whole rows, for code that drops what `__call__` would."""
+        rows, _ = own_rows(count)
+        numbers = _rows.get()
+        if numbers is not None and numbers.shape != rows.shape:
+            raise ValueError(f"{count} entries are not the {numbers.shape[0]} numbered rows: parts of rows have no seeds")
+        return row_seeds(self.make_rng("dropout"), rows)
 
 
 class DropPath(nn.Module):

@@ -13,7 +13,7 @@ from jax.ad_checkpoint import checkpoint_name
 from jax.experimental import pallas as pl
 
 KEPT = jax.checkpoint_policies.save_only_these_names("attention")
-"""What recomputed layers keep: the results of these kernels, which are small and cost a lot."""
+"""What recomputed layers keep: the results of these kernels, each as large as what a layer gets, and costly."""
 LANES = 128
 """Channels that a vector register of a TPU holds side by side; a step of a kernel's grid computes the heads in them."""
 

@@ -39,7 +39,7 @@ def run_loop(
         steps: calls of the layers of one round.
         carry: what the first layer gets; what a layer returns has the same shapes and dtypes.
         rates: stochastic depth of each layer, for the steps; where all are 0 that is what steps get, and no draws are made.
-        remat: recompute every round in the backward pass instead of keeping its activations.
+        remat: recompute every round in the backward pass instead of keeping its activations (attention kernels excepted).
 
     Returns:
         What the last layer returned.
@@ -81,7 +81,7 @@ def run_blocks(
         block: their class; called as `(x, deterministic)`.
         make: (class, number, stochastic depth rate, `name` or `parent` by keyword) -> the block.
         rates: stochastic depth of each block.
-        remat: recompute the blocks in the backward pass instead of keeping their activations.
+        remat: recompute the blocks in the backward pass instead of keeping their activations (attention kernels excepted).
         unlike: how many blocks at the start are unlike those after them, so that no loop has them.
         period: after how many blocks one is like the first again.
     """

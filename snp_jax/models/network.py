@@ -53,9 +53,9 @@ class Network:
         """`Tagger.tag_logits`."""
         return self._run("tag_logits", frames, frame_mask, num_clips=num_clips, pixel_mask=pixel_mask, key=key)
 
-    def text(self, ids, mask, *, packing: Packing | None = None, key=None, rows=None) -> Text:
+    def text(self, ids, mask, *, packing: Packing | None = None, importance: bool = False, key=None, rows=None) -> Text:
         """`SNP.encode_text`."""
-        return self._run("encode_text", ids, mask, packing=packing, key=key, rows=rows)
+        return self._run("encode_text", ids, mask, packing=packing, importance=importance, key=key, rows=rows)
 
     def caption_inputs(self, ids, mask, *, key=None, rows=None) -> CrossInputs:
         """`SNP.embed_caption`."""

@@ -23,10 +23,10 @@ from snp_jax.models.kernel_parts import LANES, channels_of, keep_result, product
 
 ALIGNMENT = 16
 """Rows of bfloat16 that share a vector register: windows start at multiples of it, and so do blocks of sequences."""
-MOST_ROWS = 2304
-"""Rows of a step of the grid, where more than `ALIGNMENT` sequences fit into it."""
-VMEM_BYTES = 14 * 2**20
-"""What the blocks of a step may take of the memory on the chip (16 MiB of a v4 chip)."""
+ARRAYS = 7
+"""Blocks of a step of the backward pass that have the size of its tokens; the next step's are there at the same time."""
+VMEM_BYTES = 10 * 2**20
+"""What these may take of the memory on the chip: of 16 MiB of a v4 chip, with room for logits and biases."""
 APART = -1e30
 """Attention logit between tokens of different sequences."""
 
@@ -45,7 +45,7 @@ class Grid(NamedTuple):
     rows: int
 
 
-class Sizes(NamedTuple):
+class KernelSizes(NamedTuple):
     """What a kernel is made for: tokens of a sequence, channels of a head, the share of weights that is dropped, the grid."""
 
     length: int
@@ -59,28 +59,31 @@ class Sizes(NamedTuple):
         return smaller(aligned, self.grid.sequences * self.length - self.grid.rows)
 
 
-def grid_of(count: int, length: int, channels: int) -> Grid:
-    """The grid for `count` sequences, a multiple of `ALIGNMENT`."""
+def _most_sequences(length: int, dtype: Any) -> int:
+    """Sequences whose blocks fit into a chip's memory."""
+    return VMEM_BYTES // (2 * ARRAYS * length * LANES * jnp.dtype(dtype).itemsize)
+
+
+def grid_of(count: int, length: int, channels: int, dtype: Any) -> Grid:
+    """The grid for `count` sequences, a multiple of `ALIGNMENT`; a multiple of it has to fit into memory."""
 
     def rows_of(group: int) -> int:
         before = 0 if group * length % ALIGNMENT == 0 else ALIGNMENT - 1
         return -(-(group * length + before) // ALIGNMENT) * ALIGNMENT
 
     group = max([1, *(size for size in range(1, ALIGNMENT + 1) if rows_of(size) <= LANES)])
-    most = max(MOST_ROWS // length, ALIGNMENT)
+    most = min(_most_sequences(length, dtype), count)
     sequences = max(size for size in range(ALIGNMENT, most + 1, ALIGNMENT) if count % size == 0)
     return Grid(channels // LANES, count // sequences, sequences, -(-sequences // group), group, rows_of(group))
 
 
 def kernel_fits(count: int, length: int, channels: int, heads: int, dtype: Any) -> bool:
     """Whether the kernel knows these sizes: blocks of whole registers and whole heads that fit into a chip's memory."""
-    arrays, buffers = 7, 2  # of the backward pass
-    block = ALIGNMENT * length * LANES * jnp.dtype(dtype).itemsize
     return (
         count % ALIGNMENT == 0
         and channels % LANES == 0
         and LANES % (channels // heads) == 0
-        and arrays * buffers * block <= VMEM_BYTES
+        and _most_sequences(length, dtype) >= ALIGNMENT
     )
 
 
@@ -99,7 +102,7 @@ def attend_by_kernel(
 
     Args:
         query, key, value: `[N * L, C]`, C = heads times their width; not scaled.
-        bias: float32 `[N, L]`, added to the logits of each key.
+        bias: float32 `[N, L]`, added to the logits of each key; gets no gradient.
         rate: the share of attention weights that is dropped, drawn as by `dropout.draw_kept` for weights `[N, H, L, L]`.
         seeds: uint32 `[N]` each, from `dropout.row_seeds`; needed if `rate` is not 0.
         interpret: run it elsewhere, slowly.
@@ -108,8 +111,8 @@ def attend_by_kernel(
         `[N * L, C]` in the dtype of `query`. Logits and softmax are float32.
     """
     (count, length), channels = bias.shape, query.shape[1]
-    grid = grid_of(count, length, channels)
-    sizes = Sizes(length, channels // heads, rate, grid)
+    grid = grid_of(count, length, channels, query.dtype)
+    sizes = KernelSizes(length, channels // heads, rate, grid)
     rows = bias.reshape(grid.steps, -1)
     starts = [sizes.first_row(window) for window in range(grid.windows)]
     bias = jnp.stack([rows[:, start : start + grid.rows] for start in starts], axis=1)[:, :, None]  # [steps, windows, 1, rows]
@@ -144,7 +147,7 @@ def _run(
     more: Sequence[jax.Array],
     results: int,
     products: int,
-    sizes: Sizes,
+    sizes: KernelSizes,
     interpret: bool,
 ) -> list[jax.Array]:
     """Calls a kernel on the grid.
@@ -179,9 +182,9 @@ def _run(
 
 
 # ---------------------------------------------------------------------- kernels
-def _forward(query, key, value, bias, *more, sizes: Sizes) -> None:
+def _forward(query, key, value, bias, *more, sizes: KernelSizes) -> None:
     *seeds, context = more
-    heads = _Heads(sizes)
+    heads = _heads(sizes)
 
     def attend(index: jax.Array, _: None) -> None:
         window = _Window(index, bias, seeds, sizes)
@@ -196,9 +199,9 @@ def _forward(query, key, value, bias, *more, sizes: Sizes) -> None:
     lax.fori_loop(0, sizes.grid.windows, attend, None)
 
 
-def _backward(query, key, value, bias, *more, sizes: Sizes) -> None:
+def _backward(query, key, value, bias, *more, sizes: KernelSizes) -> None:
     *seeds, gradient, d_query, d_key, d_value = more
-    heads = _Heads(sizes)
+    heads = _heads(sizes)
 
     def attend(index: jax.Array, _: None) -> None:
         window = _Window(index, bias, seeds, sizes)
@@ -220,15 +223,10 @@ def _backward(query, key, value, bias, *more, sizes: Sizes) -> None:
     lax.fori_loop(0, sizes.grid.windows, attend, None)
 
 
-class _Heads:
+def _heads(sizes: KernelSizes) -> list[tuple[int, jax.Array]]:
     """The heads of a step's channels: their numbers among these, and among all."""
-
-    def __init__(self, sizes: Sizes):
-        self.count = LANES // sizes.width
-        self.first = pl.program_id(0) * self.count
-
-    def __iter__(self):
-        return ((head, self.first + head) for head in range(self.count))
+    count = LANES // sizes.width
+    return [(head, pl.program_id(0) * count + head) for head in range(count)]
 
 
 class _Window:
@@ -238,7 +236,7 @@ class _Window:
         inside: bool `[rows, 1]`, whether a row is of this window's sequences.
     """
 
-    def __init__(self, index: jax.Array, bias, seeds: Sequence[Any], sizes: Sizes):
+    def __init__(self, index: jax.Array, bias, seeds: Sequence[Any], sizes: KernelSizes):
         self._sizes, grid = sizes, sizes.grid
         first = sizes.first_row(index, jnp.minimum)
         self._rows = pl.ds(pl.multiple_of(first, ALIGNMENT), grid.rows)

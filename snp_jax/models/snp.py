@@ -68,13 +68,13 @@ class Text(NamedTuple):
         embedded: `[B, L, D]` output of the embedding layer.
         sequence: `[B, L, D]` last hidden states.
         feature: float32 `[B, D]`, unit norm.
-        importance: float32 `[B, L]`, attention received by each token (no gradient).
+        importance: float32 `[B, L]`, attention received by each token (no gradient), or None where nobody asked for it.
     """
 
     embedded: jax.Array
     sequence: jax.Array
     feature: jax.Array
-    importance: jax.Array
+    importance: jax.Array | None
 
 
 class Cross(NamedTuple):
@@ -156,12 +156,17 @@ class SNP(VisualBranch):
         features = unit_norm(self.clip_fc2(jax.nn.relu(self.clip_fc1(tokens))))
         return Clips(tokens, features, real.any(axis=(2, 3)))
 
-    def encode_text(self, ids: jax.Array, mask: jax.Array, *, packing: Packing | None = None, deterministic: bool) -> Text:
-        """The text branch: caption ids int32 `[B, L]`, mask bool `[B, L]`; optionally the `packing` of the real tokens."""
+    def encode_text(
+        self, ids: jax.Array, mask: jax.Array, *, packing: Packing | None = None, importance: bool = False, deterministic: bool
+    ) -> Text:
+        """The text branch: caption ids int32 `[B, L]`, mask bool `[B, L]`; optionally the `packing` of the real tokens.
+
+        The `importance` of tokens is there where it is asked for; attention is no kernel then.
+        """
         embedded = self.embeddings(self.embeddings.words(ids), 0, deterministic=deterministic)
-        sequence, importance = self.encoder(embedded, mask, packing=packing, deterministic=deterministic, importance=True)
+        sequence, received = self.encoder(embedded, mask, packing=packing, deterministic=deterministic, importance=importance)
         feature = unit_norm(self.pooler(sequence))
-        return Text(embedded, sequence, feature, jax.lax.stop_gradient(importance))
+        return Text(embedded, sequence, feature, jax.lax.stop_gradient(received))
 
     def embed_caption(self, ids: jax.Array, mask: jax.Array, *, deterministic: bool) -> CrossInputs:
         """The caption's part of a cross-branch sequence (segment 0)."""

@@ -94,7 +94,7 @@ class Cut:
         before = split_windows(place, self.window).reshape(-1)
         after = split_windows(np.roll(place, tuple(-s for s in self.shift), axis=(1, 2, 3)), self.window).reshape(-1)
         taken = np.argsort(before)[after]  # after[i] stands at taken[i] of before
-        matrix = jnp.asarray(np.eye(self.places)[taken], x.dtype)
+        matrix = jax.nn.one_hot(taken, self.places, dtype=x.dtype)
         product = "pq,bpc->bqc" if back else "pq,bqc->bpc"
         precision = None if x.dtype == jnp.bfloat16 else jax.lax.Precision.HIGHEST
         return jnp.einsum(product, matrix, self.grids_of(x), precision=precision).reshape(x.shape)

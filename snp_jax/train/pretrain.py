@@ -156,12 +156,12 @@ class PretrainTask(MatchingTask):
         """The text branch on the raw captions, and on what L1 predicts from: one pass of both halves."""
         ids, mask = batch["text_ids"], batch["text_mask"]
         if self.compat.raw_text_words or not self.on("mlm_text"):
-            raw = net.text(ids, mask, packing=packing(batch), key=keys["text"])
+            raw = net.text(ids, mask, packing=packing(batch), importance=True, key=keys["text"])
             return raw, raw
         rows = self.raw_rows(net.shard.rows(ids.shape[0]))
         both = net.text(
             jnp.concatenate([ids, masked.ids]), jnp.concatenate([mask, mask]), packing=packing(batch, copies=2),
-            key=keys["text"], rows=jnp.concatenate([rows, rows + 1]),
+            importance=True, key=keys["text"], rows=jnp.concatenate([rows, rows + 1]),
         )  # fmt: skip
         return tuple(jax.tree.map(lambda x, i=i: jnp.split(x, 2)[i], both) for i in range(2))
 

@@ -13,7 +13,7 @@ from snp_jax.models import backend, bert, sequence_attention
 from snp_jax.models.dropout import draw_kept, numbered_rows, row_seeds
 from snp_jax.models.sequence_attention import attend_by_kernel, grid_of, kernel_fits
 
-KEY, ROWS = jax.random.key(1), jnp.arange(3, 35, dtype=jnp.uint32)
+KEY, ROWS = jax.random.key(1), jnp.arange(3, 99, dtype=jnp.uint32)
 
 
 def attend(query, key, value, bias, heads, rate):
@@ -40,6 +40,8 @@ def value_and_gradients(attend, arrays, gradient):
         (16, 7, 8, 256),  # a window of sixteen, two parts of the channels
         (32, 16, 1, 128),  # windows that start with a sequence
         (16, 70, 4, 128),  # one sequence, in windows that begin before it and end after it
+        (32, 80, 4, 256),  # two steps in float32, two parts of the channels
+        (48, 87, 2, 128),  # three
     ],
 )
 @pytest.mark.parametrize("rate", [0.0, 0.3])
@@ -60,10 +62,11 @@ def test_values_and_gradients(count, length, heads, channels, rate, dtype):
 
 def test_grids():
     """Every sequence is whole in one window, and windows stay inside the rows of a step."""
-    for count, length in [(480, 35), (32, 35), (240, 30), (48, 16), (16, 226), (1024, 1)]:
-        grid = grid_of(count, length, 768)
+    cases = [(480, 35, "bfloat16"), (480, 35, "float32"), (32, 35, "float32"), (48, 16, "bfloat16"), (16, 170, "bfloat16")]
+    for count, length, dtype in cases:
+        grid = grid_of(count, length, 768, dtype)
         assert grid.parts == 6 and grid.steps * grid.sequences == count
-        sizes = sequence_attention.Sizes(length, 64, 0.1, grid)
+        sizes = sequence_attention.KernelSizes(length, 64, 0.1, grid)
         seen = []
         for window in range(grid.windows):
             first = sizes.first_row(window)
@@ -72,13 +75,15 @@ def test_grids():
                 assert first <= sequence * length and (sequence + 1) * length <= first + grid.rows
                 seen.append(sequence)
         assert seen == list(range(grid.sequences))
-    assert grid_of(480, 35, 768).group == 3
+    assert grid_of(480, 35, 768, "bfloat16").group == 3
+    assert grid_of(48, 87, 128, "float32").steps == 3 and grid_of(32, 80, 256, "float32").steps == 2
 
 
 def test_what_fits():
-    assert kernel_fits(480, 35, 768, 12, jnp.bfloat16) and kernel_fits(16, 250, 768, 12, jnp.bfloat16)
+    assert kernel_fits(480, 35, 768, 12, jnp.bfloat16) and kernel_fits(16, 180, 768, 12, jnp.bfloat16)
     assert not kernel_fits(24, 35, 768, 12, jnp.bfloat16)  # sequences
-    assert not kernel_fits(32, 500, 768, 12, jnp.bfloat16)  # length
+    assert not kernel_fits(32, 190, 768, 12, jnp.bfloat16)  # length
+    assert not kernel_fits(32, 100, 768, 12, jnp.float32)
     assert not kernel_fits(32, 35, 768, 8, jnp.bfloat16)  # heads of 96
     assert not kernel_fits(32, 35, 96, 3, jnp.bfloat16)  # less than a register
 

@@ -1,4 +1,4 @@
-"""Video Swin: windows, sizes, drop path, rematerialisation, parameter counts. Parity:
+"""Video Swin: sizes, drop path, rematerialisation, parameter counts. Parity:
 test_visual_goldens.py."""
 
 from __future__ import annotations

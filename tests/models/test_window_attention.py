@@ -72,6 +72,21 @@ def test_only_on_one_device_of_a_tpu():
         assert not backend.kernels_for_tpu()  # here: the CPU
 
 
+@pytest.mark.parametrize("scan", [False, True])
+def test_recomputed_blocks_keep_what_the_kernel_returned(scan, monkeypatch):
+    """Its forward pass runs once a block, its backward pass once."""
+    monkeypatch.setattr(backend, "kernels_for_tpu", lambda: True)
+    config = video_swin.VideoSwinConfig(
+        embed_dim=64, depths=(4, 1, 1, 1), heads=(2, 2, 2, 2), window=(2, 3, 3), remat=(True,) * 4, scan=scan
+    )
+    stage, x = video_swin.Stage(config, 0, (0.0,) * 4, jnp.float32), jnp.ones((2, 2, 6, 6, 64))
+    params = jax.eval_shape(lambda x: stage.init(jax.random.key(0), x, True), x)
+    gradient = jax.grad(lambda params, x: stage.apply(params, x, True).sum(), (0, 1))
+    program = str(jax.jit(gradient).trace(params, x).jaxpr)
+    assert program.count("name=window_attention\n") + program.count("name=window_attention ") == (2 if scan else 4)
+    assert program.count("name=window_attention_backward") == (2 if scan else 4)
+
+
 def test_a_stage_computes_the_same_with_the_kernel(draw_params, monkeypatch):
     """Shifted windows, padding, and query, key and value projected apart."""
     config = video_swin.VideoSwinConfig(embed_dim=64, depths=(2, 1, 1, 1), heads=(2, 2, 2, 2), window=(2, 3, 3))

@@ -139,9 +139,13 @@ def test_kernels_for_tpus_are_used_where_a_program_has_the_arrays_of_one_device(
     config = tiny_config("retrieval")
     config.model.visual = common.video_swin("tiny")
     config.model.visual.update(embed_dim=16, depths=(1, 1, 1, 1), heads=(1, 1, 1, 1))
+    config.model.bert.update(width=128, heads=2, layers=2)
+    config.text.pack = 0
     with backend.lower_for("tpu"):
         program = str(Run(config, mesh, **options).traced().jaxpr)
     assert ("name=window_attention_backward" in program) == kernels
+    sixteen_pairs_a_device = mesh == ONE
+    assert ("name=sequence_attention_backward" in program) == (kernels and sixteen_pairs_a_device)
 
 
 # ---------------------------------------------------------------------- packed texts
