@@ -67,7 +67,7 @@ class RecordingNet:
         features = jax.random.normal(jax.random.key(0), (PAIRS, num_clips, WIDTH))
         return Clips(features, features / 10, jnp.ones((PAIRS, num_clips), bool))
 
-    def text(self, ids, mask, *, packing=None, key=None, rows=None):
+    def text(self, ids, mask, *, packing=None, importance=False, key=None, rows=None):
         self.read["text"].append(np.asarray(ids))
         hidden = self.hidden(ids) / 10
         return Text(-hidden, hidden, hidden[:, 1] / 10, jnp.ones(ids.shape))
