@@ -60,8 +60,7 @@ class WindowAttention:
         """From what a program says of a call."""
         backward = name["backward"] is not None
         (count, cells, channels), heads = operands[0].dims, operands[3].dims[0]
-        labelled = len(operands) == (5 if backward else 4) + 2
-        period = operands[4].dims[0] if labelled else None
+        period = operands[4].dims[0] if _has_pair(operands, backward) else None
         return cls(backward, count, cells, channels, heads, period, _DTYPES[operands[0].dtype])
 
     @property
@@ -114,7 +113,7 @@ class SequenceAttention:
         """From what a program says of a call."""
         backward, length = name["backward"] is not None, int(name["length"])
         rows, channels = operands[0].dims
-        dropped = len(operands) == (5 if backward else 4) + 2
+        dropped = _has_pair(operands, backward)
         return cls(backward, rows // length, length, channels, int(name["heads"]), dropped, _DTYPES[operands[0].dtype])
 
     @property
@@ -137,6 +136,11 @@ class SequenceAttention:
             return attend_by_kernel(query, key, value, bias, heads=self.heads, rate=rate, seeds=seeds)
 
         return forward, arrays, 3
+
+
+def _has_pair(operands: Sequence[Shape], backward: bool) -> bool:
+    """Whether two arrays (labels, or seeds) come beside query, key, value, bias and, in the backward pass, a gradient."""
+    return len(operands) == (5 if backward else 4) + 2
 
 
 Kernel = WindowAttention | SequenceAttention

@@ -6,6 +6,8 @@ all heads of a register: of one factor the other heads' channels are set to zero
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from jax import lax
@@ -21,6 +23,20 @@ LANES = 128
 def keep_result(result: jax.Array) -> jax.Array:
     """Marks the result of a kernel for `KEPT`."""
     return checkpoint_name(result, "attention")
+
+
+def cost(rows: int, seen: int, channels: int, heads: int, products: int, moved: Sequence[jax.Array]) -> pl.CostEstimate:
+    """What attention of `rows` to `seen` others each needs; what kernels compute beside it, to fill registers, is not in it.
+
+    Args:
+        products: matrix products of a head's size.
+        moved: arrays that are read or written.
+    """
+    return pl.CostEstimate(
+        flops=2 * products * rows * seen * channels,
+        transcendentals=rows * seen * heads,
+        bytes_accessed=sum(each.size * each.dtype.itemsize for each in moved),
+    )
 
 
 def product(left: jax.Array, right: jax.Array, *, transpose_left: bool = False, transpose_right: bool = False) -> jax.Array:

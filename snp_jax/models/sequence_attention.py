@@ -19,7 +19,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from snp_jax.models.dropout import are_kept, random_bits
-from snp_jax.models.kernel_parts import LANES, channels_of, keep_result, product, softmax, softmax_gradient
+from snp_jax.models.kernel_parts import LANES, channels_of, cost, keep_result, product, softmax, softmax_gradient
 
 ALIGNMENT = 16
 """Rows of bfloat16 that share a vector register: windows start at multiples of it, and so do blocks of sequences."""
@@ -163,7 +163,7 @@ def _run(
     rows_block = pl.BlockSpec((grid.sequences * sizes.length, LANES), lambda part, step: (step, part))
     bias_block = pl.BlockSpec((1, *bias.shape[1:]), lambda part, step: (step, 0, 0, 0))
     seeds_block = pl.BlockSpec((1, 1, grid.sequences), lambda part, step: (step, 0, 0), memory_space=pltpu.SMEM)
-    moved = [*rows, *more, *rows[:results]]
+    heads = channels // sizes.width
     return pl.pallas_call(
         functools.partial(kernel, sizes=sizes),
         grid=(grid.parts, grid.steps),
@@ -171,13 +171,9 @@ def _run(
         out_specs=[rows_block] * results,
         out_shape=[jax.ShapeDtypeStruct(rows[0].shape, rows[0].dtype)] * results,
         compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "parallel")),
-        cost_estimate=pl.CostEstimate(
-            flops=2 * products * all_rows * sizes.length * channels,
-            transcendentals=all_rows * sizes.length * channels // sizes.width,
-            bytes_accessed=sum(each.size * each.dtype.itemsize for each in moved),
-        ),
+        cost_estimate=cost(all_rows, sizes.length, channels, heads, products, [*rows, *more, *rows[:results]]),
         interpret=interpret,
-        name=f"{name}_of_{sizes.length}_in_{channels // sizes.width}",  # read by snp_jax/aot/kernels.py
+        name=f"{name}_of_{sizes.length}_in_{heads}",  # read by snp_jax/aot/kernels.py
     )(*rows, bias, *seeds, *more)
 
 

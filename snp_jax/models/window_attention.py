@@ -18,7 +18,7 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from snp_jax.models.kernel_parts import LANES, channels_of, keep_result, product, softmax, softmax_gradient
+from snp_jax.models.kernel_parts import LANES, channels_of, cost, keep_result, product, softmax, softmax_gradient
 
 SHIFT_MASK = -100.0
 """Added to attention logits between cells that only the cyclic shift made neighbours."""
@@ -140,19 +140,10 @@ def _run(
         out_shape=[jax.ShapeDtypeStruct(each.shape, each.dtype) for each in results],
         # The gradient of the bias is added up over the windows, one after the other.
         compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "arbitrary"), vmem_limit_bytes=VMEM_BYTES),
-        cost_estimate=_cost(windows[0], heads, products, [*windows, bias, *more, *results]),
+        cost_estimate=cost(count * cells, cells, channels, heads, products, [*windows, bias, *more, *results]),
         interpret=interpret,
         name=name,
     )(*windows, bias, *given, *more)
-
-
-def _cost(window: jax.Array, heads: int, products: int, moved: Sequence[jax.Array]) -> pl.CostEstimate:
-    count, cells, channels = window.shape
-    return pl.CostEstimate(
-        flops=2 * products * count * cells**2 * channels,
-        transcendentals=count * heads * cells**2,
-        bytes_accessed=sum(each.size * each.dtype.itemsize for each in moved),
-    )
 
 
 # ---------------------------------------------------------------------- kernels
