@@ -19,6 +19,7 @@ from snp_jax.models.network import Network
 from snp_jax.models.pvt import PVTConfig
 from snp_jax.models.snp import SNP, SNPConfig
 from snp_jax.models.visual import VisualConfig, make_visual
+from snp_jax.models.windows import Cut
 from snp_jax.parity.compare import Account
 from snp_jax.parity.golden import Golden
 from snp_jax.parity.networks import (
@@ -123,7 +124,7 @@ def _visual_case(golden: Golden, account: Account, kind: str, config: VisualConf
     account.exact("out/grid_mask", ~np.asarray(mask))
     account.output("out/grid_feature", channels_first(features))
     account.loss("out/objective", value)
-    _INTERMEDIATES[kind](golden, account, inner)
+    _INTERMEDIATES[kind](golden, account, inner, config)
     ours = foreign_gradients(loaded.rules, gradients["encoder"])
     if "projection" in gradients:
         ours["output_proj.weight"] = np.asarray(gradients["projection"]["kernel"]).T[:, :, None, None]
@@ -137,7 +138,7 @@ def _first_image(golden: Golden, array: jax.Array) -> np.ndarray:
     return np.asarray(array).reshape(batch, time, *array.shape[1:])[:, 0]
 
 
-def _pvt_intermediates(golden: Golden, account: Account, inner: dict[str, jax.Array]) -> None:
+def _pvt_intermediates(golden: Golden, account: Account, inner: dict[str, jax.Array], config: VisualConfig) -> None:
     for name in golden.group("out/"):
         found = re.fullmatch(r"(patch_embed|norm|block)(\d+)(?:_(\d+))?", name)
         if found:
@@ -146,7 +147,7 @@ def _pvt_intermediates(golden: Golden, account: Account, inner: dict[str, jax.Ar
             account.output(f"out/{name}", tokens.reshape(len(tokens), -1, tokens.shape[-1]))
 
 
-def _resnet_intermediates(golden: Golden, account: Account, inner: dict[str, jax.Array]) -> None:
+def _resnet_intermediates(golden: Golden, account: Account, inner: dict[str, jax.Array], config: VisualConfig) -> None:
     if "out/maxpool" in golden:
         stem = nn.max_pool(jax.nn.relu(inner["bn1"]), (3, 3), (2, 2), ((1, 1), (1, 1)))
         account.output("out/maxpool", channels_first(_first_image(golden, stem)))
@@ -155,12 +156,13 @@ def _resnet_intermediates(golden: Golden, account: Account, inner: dict[str, jax
             account.output(f"out/{name}", channels_first(_first_image(golden, inner[f"stage{found[1]}"])))
 
 
-def _swin_intermediates(golden: Golden, account: Account, inner: dict[str, jax.Array]) -> None:
+def _swin_intermediates(golden: Golden, account: Account, inner: dict[str, jax.Array], config: VisualConfig) -> None:
     for name in golden.group("out/"):
         if name == "patch_embed":
             account.output("out/patch_embed", np.moveaxis(np.asarray(inner["patch_embed"]), -1, 1))
         elif found := re.fullmatch(r"layer_(\d+)_block_(\d+)", name):
-            account.output(f"out/{name}", inner[f"stage{int(found[1]) + 1}/block{found[2]}"])
+            cut = Cut.of(golden[f"out/{name}"].shape[1:4], config.window)
+            account.output(f"out/{name}", cut.merge(inner[f"stage{int(found[1]) + 1}/block{found[2]}"]))
         elif found := re.fullmatch(r"layer_(\d+)", name):
             account.output(f"out/{name}", np.moveaxis(np.asarray(inner[f"stage{int(found[1]) + 1}"]), -1, 1))
 

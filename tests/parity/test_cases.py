@@ -19,7 +19,7 @@ ROOT = Path(__file__).resolve().parents[2]
 OWN, SHARED = ROOT / "tests" / "goldens", ROOT.parent / "shared" / "goldens"
 QUICK = (
     "bert", "collate_mask", "frame_sampling", "lr_schedule", "metrics", "metrics_ties", "milnce", "optimizer_multichoice",
-    "s3_masking", "vwm",
+    "s3_masking", "swin_deep_clip", "vwm",
 )  # fmt: skip
 
 
