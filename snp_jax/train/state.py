@@ -8,10 +8,12 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import Mesh
 
 from snp_jax.data.pipeline import ClipSpec
+from snp_jax.models import backend
 from snp_jax.models.snp import SNP
 from snp_jax.models.tagger import Tagger
 from snp_jax.train.sharding import state_shardings
@@ -64,32 +66,49 @@ def abstract_state(init: Init, tx: optax.GradientTransformation, mesh: Mesh, ini
 
 
 def create_state(init: Init, tx: optax.GradientTransformation, mesh: Mesh, init_memory: InitMemory) -> TrainState:
-    """A fresh state, created where it will live."""
+    """A fresh state."""
     abstract = abstract_state(init, tx, mesh, init_memory)
     return start_state(create_params(init, abstract.params), abstract, tx, init_memory)
 
 
 def create_params(init: Init, abstract: Any, parts: Iterable[str] | None = None) -> dict[str, Any]:
-    """Fresh parameters with the shardings of the tree `abstract`, created where they will live.
+    """Fresh parameters with the shardings of the tree `abstract`: the same numbers on every accelerator.
 
-    A program of their own: compiling random numbers takes longest, and this one, which no optimiser is part of, is found in the
-    compilation cache by the next run of the same model. It runs once, so XLA need not make it fast.
+    The host's processor makes them: the program is random numbers of many shapes and runs once, and for a GPU it compiles for
+    over two minutes. No optimiser is part of it, so that the next run of the same model finds it in the compilation cache.
 
     Args:
         parts: top-level parts of the model to make; default: all.
     """
     made = abstract if parts is None else {part: abstract[part] for part in parts}
-    shardings = jax.tree.map(lambda leaf: leaf.sharding, made)
-    if not shardings:
+    if not made:
         return {}
-    devices = jax.tree.leaves(shardings)[0].device_set
-    hurried = {"xla_backend_optimization_level": 0} if next(iter(devices)).platform == "cpu" else None
 
     def make() -> dict[str, Any]:
         params = init()  # once: every call would be traced and compiled
         return {part: params[part] for part in made}
 
-    return jax.jit(make, out_shardings=shardings, compiler_options=hurried)()
+    host = _host()
+    hurried = {"xla_backend_optimization_level": 0} if host.platform == "cpu" else None
+    with jax.default_device(host), backend.lower_for(host.platform):
+        params = jax.jit(make, compiler_options=hurried)()
+    return jax.tree.map(lambda leaf, like: _place(leaf, like.sharding), params, made)
+
+
+def _host() -> jax.Device:
+    """This process's CPU, or its first device where JAX_PLATFORMS leaves the CPU out."""
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        return jax.local_devices()[0]
+
+
+def _place(array: jax.Array, sharding: jax.sharding.Sharding) -> jax.Array:
+    """An array that every process has, put where `sharding` says."""
+    if sharding.is_fully_addressable:
+        return jax.device_put(array, sharding)
+    held = np.asarray(array)
+    return jax.make_array_from_callback(held.shape, sharding, lambda index: held[index])
 
 
 def start_state(params: Any, abstract: TrainState, tx: optax.GradientTransformation, init_memory: InitMemory) -> TrainState:

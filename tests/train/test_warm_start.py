@@ -10,6 +10,7 @@ from jax.sharding import NamedSharding
 from jax.sharding import PartitionSpec as P
 
 from snp_jax.errors import UserError
+from snp_jax.models import backend
 from snp_jax.train import sharding
 from snp_jax.train.checkpoints import load_arrays, save_params
 from snp_jax.train.state import create_params
@@ -97,6 +98,36 @@ def test_fresh_parts_are_made_by_one_pass_through_the_initialisers():
     assert len(calls) == 1 and [float(part["kernel"].mean()) for part in made.values()] == [0, 2, 1]  # by name
     assert create_params(init, abstract, ["match"]).keys() == {"match"}
     assert create_params(init, abstract, []) == {} and len(calls) == 2
+
+
+def test_fresh_parameters_are_made_on_the_host_and_placed():
+    split = NamedSharding(jax.sharding.Mesh(np.array(jax.devices()).reshape(2, 4), ("data", "fsdp")), P("fsdp"))
+    traced_for = []
+
+    def init():
+        traced_for.append(backend.for_cpu())
+        return {"kernel": jax.random.normal(jax.random.key(0), (8, 3))}
+
+    abstract = {"kernel": jax.ShapeDtypeStruct((8, 3), jnp.float32, sharding=split)}
+    with backend.lower_for("tpu"):  # as on a TPU, for which this program is not
+        made = create_params(init, abstract)["kernel"]
+    assert traced_for == [True] and made.sharding == split
+    np.testing.assert_array_equal(made, init()["kernel"])
+
+
+def test_fresh_parameters_without_a_cpu_among_the_platforms(monkeypatch):
+    local = jax.local_devices
+
+    def devices(*args, backend=None):
+        if backend == "cpu":
+            raise RuntimeError("Unknown backend cpu")
+        return local(*args, backend=backend)
+
+    monkeypatch.setattr(jax, "local_devices", devices)
+    place = jax.sharding.SingleDeviceSharding(local()[3])
+    abstract = {"bias": jax.ShapeDtypeStruct((4,), jnp.float32, sharding=place)}
+    made = create_params(lambda: {"bias": jnp.arange(4.0)}, abstract)["bias"]
+    assert made.sharding == place and made.tolist() == [0, 1, 2, 3]
 
 
 def test_load_arrays_needs_no_model(sources):
