@@ -2,8 +2,9 @@
 
 Both sides have the same weights, batch and random choices, and their losses are compared before anything is timed. Each runs in
 a process of its own (`sides.py`), one at a time. The peer pads captions to 30 tokens; ours leave padding out, as in training
-(`config.text.bucket` and `pack`). Needs the `parity` extra. Half an hour on two slow idle cores; stopped, the same command
-goes on from the file. `--quick` tries everything with a tiny network.
+(`config.text.bucket` and `pack`). The processes of both sides keep the memory they free, as our command lines do; with
+`--malloc default` both give it back, as others do. Needs the `parity` extra. Half an hour on two slow idle cores; stopped, the
+same command goes on from the file. `--quick` tries everything with a tiny network.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from problem import ATTENDED, FULL, REAL, REAL_LENGTHS, Ours, make_params, netwo
 from sides import Side, compare_losses  # noqa: E402
 from timing import Results, interleave  # noqa: E402
 
+from snp_jax import host_memory  # noqa: E402
 from snp_jax.models.snp import SNP  # noqa: E402
 
 TOLERANCE = 1e-4
@@ -79,13 +81,25 @@ def main() -> None:
     parser.add_argument("--json", type=Path, required=True, metavar="F", help="results; an unfinished file is completed")
     parser.add_argument("--rounds", type=int, default=5, help="samples of each competitor (default 5)")
     parser.add_argument("--only", nargs="+", default=["train", "infer", "parts", "scaling"], metavar="SECTION")
+    parser.add_argument(
+        "--malloc", choices=("keep", "default"), default="keep", help="freed memory, of both sides (default keep)"
+    )
     parser.add_argument("--picture", type=Path, metavar="PNG", help="also draw where the time goes")
     parser.add_argument("--quick", action="store_true", help="a tiny network, 2 rounds: tries the benchmark out")
     parser.add_argument("--fresh", action="store_true", help="forget what the file holds")
     args = parser.parse_args()
     rounds, side = (2, 64) if args.quick else (args.rounds, 224)
+    if args.malloc == "keep":
+        os.environ.update(host_memory.ENVIRONMENT)  # of the processes to come; parts and scaling run in this one
     versions = {name: importlib.metadata.version(name) for name in ("torch", "jax")}
-    settings = {"tiny": args.quick, "pairs": len(REAL_LENGTHS), "side": side, "threads": THREADS, **versions}
+    settings = {
+        "tiny": args.quick,
+        "pairs": len(REAL_LENGTHS),
+        "side": side,
+        "threads": THREADS,
+        "malloc": args.malloc,
+        **versions,
+    }
     results = Results(args.json, settings, resume=not args.fresh)
     if "train" in args.only:
         train_section(results, args.quick, side, rounds)

@@ -14,6 +14,7 @@ import json
 from pathlib import Path
 
 from snp_jax.errors import UserError, run_cli
+from snp_jax.host_memory import keep_freed_memory
 
 
 def main() -> None:
@@ -33,6 +34,7 @@ def main() -> None:
     if not arguments.config or not arguments.checkpoint:
         raise UserError("--config and --checkpoint are both needed to evaluate a run (or --table parameters alone)")
 
+    keep_freed_memory()
     from snp_jax.eval.evaluate import evaluate
     from snp_jax.eval.scores import save_scores
     from snp_jax.eval.tables import format_results

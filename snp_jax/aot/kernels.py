@@ -53,7 +53,8 @@ class WindowAttention:
     period: int | None
     dtype: str
 
-    NAME: ClassVar[re.Pattern] = re.compile(r"window_attention(?P<backward>_backward)?")
+    CALLED: ClassVar[str] = "window_attention"
+    NAME: ClassVar[re.Pattern] = re.compile(rf"{CALLED}(?P<backward>_backward)?")
 
     @classmethod
     def read(cls, name: re.Match, operands: Sequence[Shape]) -> WindowAttention:
@@ -106,7 +107,8 @@ class SequenceAttention:
     dropped: bool
     dtype: str
 
-    NAME: ClassVar[re.Pattern] = re.compile(r"sequence_attention(?P<backward>_backward)?_of_(?P<length>\d+)_in_(?P<heads>\d+)")
+    CALLED: ClassVar[str] = "sequence_attention"
+    NAME: ClassVar[re.Pattern] = re.compile(rf"{CALLED}(?P<backward>_backward)?_of_(?P<length>\d+)_in_(?P<heads>\d+)")
 
     @classmethod
     def read(cls, name: re.Match, operands: Sequence[Shape]) -> SequenceAttention:
@@ -138,12 +140,51 @@ class SequenceAttention:
         return forward, arrays, 3
 
 
+@dataclasses.dataclass(frozen=True)
+class LayerNorm:
+    """`models/layer_norm.py` and the sizes it is called with.
+
+    Attributes:
+        backward: whether it is the backward pass.
+        rows: R.
+        channels: C.
+        dtype: of the rows, as JAX writes it.
+    """
+
+    backward: bool
+    rows: int
+    channels: int
+    dtype: str
+
+    CALLED: ClassVar[str] = "layer_norm"
+    NAME: ClassVar[re.Pattern] = re.compile(rf"{CALLED}(?P<backward>_backward)?")
+
+    @classmethod
+    def read(cls, name: re.Match, operands: Sequence[Shape]) -> LayerNorm:
+        """From what a program says of a call."""
+        return cls(name["backward"] is not None, *operands[0].dims, _DTYPES[operands[0].dtype])
+
+    @property
+    def loops(self) -> tuple[int, int]:
+        """Steps of the grid, and how often the loop in a step runs: there is none."""
+        from snp_jax.models.layer_norm import rows_of_step
+
+        return self.rows // rows_of_step(self.rows, self.channels), 0
+
+    def program(self) -> tuple[Callable[..., jax.Array], tuple[Array, ...], int]:
+        """A function that runs the kernel's forward pass, its arguments, and how many of them have gradients."""
+        from snp_jax.models.layer_norm import normalise_by_kernel
+
+        rows, parameter = ((self.rows, self.channels), self.dtype), ((self.channels,), "float32")
+        return lambda *arrays: normalise_by_kernel(*arrays, 1e-5, self.dtype), (rows, parameter, parameter), 3
+
+
 def _has_pair(operands: Sequence[Shape], backward: bool) -> bool:
     """Whether two arrays (labels, or seeds) come beside query, key, value, bias and, in the backward pass, a gradient."""
     return len(operands) == (5 if backward else 4) + 2
 
 
-Kernel = WindowAttention | SequenceAttention
+Kernel = WindowAttention | SequenceAttention | LayerNorm
 KINDS = {kind.__name__: kind for kind in get_args(Kernel)}
 
 
@@ -221,8 +262,8 @@ def main() -> None:
     for kind, sizes in json.load(sys.stdin):
         kernel = KINDS[kind](**sizes)
         _compile(kernel, device)
-        pattern = "*_attention_backward*" if kernel.backward else "*_attention*"
-        (file,) = folder.glob(f"{pattern}-[0-9][0-9]-final_bundles.txt")
+        name = kernel.CALLED + "_backward" * kernel.backward
+        (file,) = folder.glob(f"*{name}*-[0-9][0-9]-final_bundles.txt")
         found.append(cycles_of(file.read_text(), *kernel.loops))
         for written in folder.iterdir():
             written.unlink()

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 from snp_jax.errors import EXIT_STOPPED, run_cli
+from snp_jax.host_memory import keep_freed_memory
 from snp_jax.xla_flags import with_collectives_in_order
 
 
@@ -21,6 +22,7 @@ def main() -> int:
     several.add_argument("--process-id", type=int)
     arguments, overrides = parser.parse_known_args()
 
+    keep_freed_memory()
     os.environ.update(with_collectives_in_order(os.environ))
     from snp_jax.train import processes  # after the arguments are known to be good: jax takes a second
     from snp_jax.train.config import parse_config

@@ -9,7 +9,7 @@ import pytest
 from snp_jax.aot import hlo
 from snp_jax.aot.chips import CHIPS
 from snp_jax.aot.costs import operations
-from snp_jax.aot.kernels import SequenceAttention, WindowAttention, count_cycles, cycles_of, kernels_in
+from snp_jax.aot.kernels import LayerNorm, SequenceAttention, WindowAttention, count_cycles, cycles_of, kernels_in
 
 PROGRAM = """\
 HloModule jit_step, entry_computation_layout={()->bf16[64,196,512]{2,1,0}}
@@ -41,6 +41,19 @@ metadata={op_name="jit(step)/layer0/attention/sequence_attention_backward_of_35_
 }
 """
 PAIRS = SequenceAttention(False, 240, 35, 768, 12, False, "bfloat16")
+NORMS = """\
+HloModule jit_step, entry_computation_layout={()->bf16[25088,512]{1,0}}
+
+ENTRY %main (x: bf16[25088,512], scale: f32[1,512]) -> bf16[25088,512] {
+  %x = bf16[25088,512]{1,0} parameter(0)
+  %scale = f32[1,512]{1,0} parameter(1)
+  %a.1 = bf16[25088,512]{1,0} custom-call(%x, %scale, %scale), custom_call_target="tpu_custom_call", \
+metadata={op_name="jit(step)/block0/norm1/layer_norm/pallas_call" stack_frame_id=1}
+  ROOT %a.2 = bf16[25088,512]{1,0} custom-call(%x, %a.1, %scale), custom_call_target="tpu_custom_call", \
+metadata={op_name="jit(step)/transpose(block0)/norm1/layer_norm_backward/pallas_call" stack_frame_id=1}
+}
+"""
+ROWS = LayerNorm(False, 25_088, 512, "bfloat16")
 BUNDLES = """\
 = control target key start
      0   :  { %s1 = smov 0  ;;  %s2 = inlined_call_operand.vmem [shape: f32[8,128], index: 0] }
@@ -58,11 +71,13 @@ BUNDLES = """\
 def test_kernels_are_found_with_their_sizes():
     assert kernels_in(hlo.parse(PROGRAM)) == {PLAIN, LABELLED}
     assert kernels_in(hlo.parse(SEQUENCES)) == {PAIRS, dataclasses.replace(PAIRS, backward=True, dropped=True)}
+    assert kernels_in(hlo.parse(NORMS)) == {ROWS, dataclasses.replace(ROWS, backward=True)}
 
 
 def test_grids_of_kernels():
     assert PLAIN.loops == (4 * 8, 8)
     assert PAIRS.loops == (6 * 3, 27)
+    assert ROWS.loops == (49, 0)
 
 
 def test_another_kernel_is_an_error():
@@ -98,18 +113,21 @@ def test_schedules_of_the_compiler(monkeypatch):
     backward = dataclasses.replace(PLAIN, backward=True)
     dropping = dataclasses.replace(PAIRS, dropped=True)
     asking = [dropping, dataclasses.replace(dropping, backward=True), PAIRS]
-    found = count_cycles([PLAIN, double, backward, LABELLED, *asking], "v5e:2x2")
+    norms = [ROWS, dataclasses.replace(ROWS, rows=2 * ROWS.rows), dataclasses.replace(ROWS, backward=True)]
+    found = count_cycles([PLAIN, double, backward, LABELLED, *asking, *norms], "v5e:2x2")
     assert found[double] / found[PLAIN] == pytest.approx(2, rel=0.05)
     assert 1.5 < found[backward] / found[PLAIN] < 3
     assert 1 < found[LABELLED] / found[PLAIN] < 1.5
     assert 1.5 < found[asking[1]] / found[dropping] < 3
     assert 1 < found[dropping] / found[PAIRS] < 1.5
+    assert found[norms[1]] / found[ROWS] == pytest.approx(2, rel=0.05)
+    assert 1 < found[norms[2]] / found[ROWS] < 4
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed (extra tpu-aot)")
 @pytest.mark.parametrize("topology", ["v4:2x2x1", "v5e:2x2", "v5p:2x2x1"])
-def test_the_longest_sequences_compile(topology, monkeypatch):
+def test_the_largest_steps_compile(topology, monkeypatch):
     """The kernel's blocks and logits fit into the memory of every chip."""
     monkeypatch.setenv("XLA_FLAGS", "")
     monkeypatch.delenv("JAX_DISABLE_MOST_OPTIMIZATIONS", raising=False)
@@ -118,4 +136,6 @@ def test_the_longest_sequences_compile(topology, monkeypatch):
         dataclasses.replace(PAIRS, count=count, length=length, dtype=dtype, backward=True, dropped=True)
         for count, length, dtype in [(16, 182, "bfloat16"), (16, 91, "float32"), (256, 35, "float32"), (480, 35, "bfloat16")]
     ]
-    assert min(count_cycles(longest, topology).values()) > 0
+    widest = [dataclasses.replace(ROWS, rows=rows, channels=channels, dtype="float32", backward=True)
+              for rows, channels in [(4096, 128), (512, 512), (128, 2048)]]  # fmt: skip
+    assert min(count_cycles([*longest, *widest], topology).values()) > 0
