@@ -1,8 +1,8 @@
 """Memory that a process has freed stays with it. Imports no JAX.
 
 On the CPU, XLA allocates the temporaries of every step and frees them after it: 4 GiB for the full-size SNP-PVT with eight
-pairs. By default glibc gives such memory back to the kernel, which maps and clears a million pages for the next step: a tenth of
-its time and more (`docs/performance.md`). The price is that a process stays as large as it has ever been.
+pairs. By default glibc gives such memory back to the kernel, which maps and clears a million pages for the next step: a tenth
+of its time and more (`docs/performance.md`). The price is that a process stays as large as it has ever been.
 """
 
 from __future__ import annotations
