@@ -38,6 +38,7 @@ def wait_for_step(workdir, step, ended):
 @pytest.fixture
 def start_fork(monkeypatch):
     """`start_fork(config, workdir)`: the run on one device, in a process of its own that need not import everything first."""
+    jax.devices()  # this process keeps its eight
     monkeypatch.setenv("XLA_FLAGS", "")  # Python's fork server keeps what it is started with
     context, started = multiprocessing.get_context("forkserver"), []
     context.set_forkserver_preload(["snp_jax.train.loop"])
