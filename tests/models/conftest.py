@@ -9,6 +9,9 @@ import jax
 import numpy as np
 import pytest
 
+from snp_jax.models import backend, layers
+from snp_jax.models.layer_norm import normalise_by_kernel
+
 
 @pytest.fixture(scope="session")
 def draw_params() -> Callable[..., Any]:
@@ -25,3 +28,22 @@ def draw_params() -> Callable[..., Any]:
         return jax.tree_util.tree_map_with_path(leaf, shapes)
 
     return draw
+
+
+@pytest.fixture
+def interpret_kernels(monkeypatch) -> Callable[..., list]:
+    """`interpret_kernels(module, attend_by_kernel)`: kernels run from now on, in Pallas's interpreter; the calls of attention."""
+
+    def start(module, attend):
+        calls = []
+
+        def interpreted(*args, **kwargs):
+            calls.append(args)
+            return attend(*args, **kwargs, interpret=True)
+
+        monkeypatch.setattr(module, "attend_by_kernel", interpreted)
+        monkeypatch.setattr(layers, "normalise_by_kernel", lambda *args: normalise_by_kernel(*args, interpret=True))
+        monkeypatch.setattr(backend, "kernels_for_tpu", lambda: True)
+        return calls
+
+    return start

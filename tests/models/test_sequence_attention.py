@@ -90,7 +90,7 @@ def test_what_fits():
 
 @pytest.mark.parametrize("scan", [False, True])
 @pytest.mark.parametrize("first_only", [False, True])
-def test_the_encoder_computes_and_drops_the_same_with_the_kernel(scan, first_only, monkeypatch):
+def test_the_encoder_computes_and_drops_the_same_with_the_kernel(scan, first_only, interpret_kernels):
     config = bert.BertConfig(
         width=128, layers=3, heads=2, mlp_width=64, init_std=0.3, scan=scan, remat=True, attention_dropout=0.3
     )
@@ -109,14 +109,8 @@ def test_the_encoder_computes_and_drops_the_same_with_the_kernel(scan, first_onl
 
         return jax.jit(jax.value_and_grad(loss, (0, 1)))(params, x)
 
-    wanted, calls = gradients(), []
-
-    def interpreted(*args, **kwargs):
-        calls.append(args)
-        return attend_by_kernel(*args, **kwargs, interpret=True)
-
-    monkeypatch.setattr(bert, "attend_by_kernel", interpreted)
-    monkeypatch.setattr(backend, "kernels_for_tpu", lambda: True)
+    wanted = gradients()
+    calls = interpret_kernels(bert, attend_by_kernel)
     got = gradients()
     assert calls
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=2e-5 * np.abs(b).max() + 2e-3), got, wanted)

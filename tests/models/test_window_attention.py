@@ -87,7 +87,7 @@ def test_recomputed_blocks_keep_what_the_kernel_returned(scan, monkeypatch):
     assert program.count("name=window_attention_backward") == (2 if scan else 4)
 
 
-def test_a_stage_computes_the_same_with_the_kernel(draw_params, monkeypatch):
+def test_a_stage_computes_the_same_with_the_kernel(draw_params, interpret_kernels):
     """Shifted windows, padding, and query, key and value projected apart."""
     config = video_swin.VideoSwinConfig(embed_dim=64, depths=(2, 1, 1, 1), heads=(2, 2, 2, 2), window=(2, 3, 3))
     stage = video_swin.Stage(config, 0, (0.0, 0.0), jnp.float32)
@@ -98,14 +98,7 @@ def test_a_stage_computes_the_same_with_the_kernel(draw_params, monkeypatch):
         return jax.jit(jax.value_and_grad(lambda params, x: jnp.square(stage.apply(params, x, True) - 1).mean(), (0, 1)))
 
     wanted = gradients()(params, x)
-    calls = []
-
-    def interpreted(*args):
-        calls.append(args)
-        return attend_by_kernel(*args, interpret=True)
-
-    monkeypatch.setattr(video_swin, "attend_by_kernel", interpreted)
-    monkeypatch.setattr(backend, "kernels_for_tpu", lambda: True)
+    calls = interpret_kernels(video_swin, attend_by_kernel)
     got = gradients()(params, x)
     assert len(calls) == 2
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=0, atol=1e-5 * np.abs(b).max() + 1e-9), got, wanted)
