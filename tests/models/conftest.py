@@ -32,7 +32,7 @@ def draw_params() -> Callable[..., Any]:
 
 @pytest.fixture
 def interpret_kernels(monkeypatch) -> Callable[..., list]:
-    """`interpret_kernels(module, attend_by_kernel)`: kernels run from now on, in Pallas's interpreter; the calls of attention."""
+    """`interpret_kernels(module, attend_by_kernel)`: kernels run from now on, interpreted; returns the calls of attention."""
 
     def start(module, attend):
         calls = []
