@@ -1,4 +1,4 @@
-"""What the attention kernels for TPUs share.
+"""What the kernels for TPUs share; most of it is of attention.
 
 A vector register has 128 channels side by side, which are several heads, and the matrix units are as wide. So a product takes
 all heads of a register: of one factor the other heads' channels are set to zero, or of the result only the head's are kept.
@@ -20,6 +20,16 @@ LANES = 128
 """Channels that a vector register of a TPU holds side by side; a step of a kernel's grid computes the heads in them."""
 
 
+ALIGNMENT = 16
+"""Rows of bfloat16 that share a vector register: blocks of rows, and windows in them, start at multiples of it."""
+
+
+def largest_divisor(count: int, most: int, multiple: int = 1) -> int | None:
+    """The largest divisor of `count` that is at most `most` and a multiple of `multiple`, or None where there is none."""
+    sizes = range(min(count, most) // multiple * multiple, 0, -multiple)
+    return next((size for size in sizes if count % size == 0), None)
+
+
 def keep_result(result: jax.Array) -> jax.Array:
     """Marks the result of a kernel for `KEPT`."""
     return checkpoint_name(result, "attention")
@@ -35,8 +45,13 @@ def cost(rows: int, seen: int, channels: int, heads: int, products: int, moved: 
     return pl.CostEstimate(
         flops=2 * products * rows * seen * channels,
         transcendentals=rows * seen * heads,
-        bytes_accessed=sum(each.size * each.dtype.itemsize for each in moved),
+        bytes_accessed=bytes_of(moved),
     )
+
+
+def bytes_of(arrays: Sequence[jax.Array | jax.ShapeDtypeStruct]) -> int:
+    """Of all of them."""
+    return sum(each.size * each.dtype.itemsize for each in arrays)
 
 
 def product(left: jax.Array, right: jax.Array, *, transpose_left: bool = False, transpose_right: bool = False) -> jax.Array:

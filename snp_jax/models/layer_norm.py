@@ -14,16 +14,17 @@ import jax.numpy as jnp
 from jax import lax
 from jax.experimental import pallas as pl
 
+from snp_jax.models.kernel_parts import ALIGNMENT, bytes_of, largest_divisor
+
 MOST_VALUES = 2**18
 """Rows x channels of a step of the kernel's grid, at most: the backward pass holds three such arrays twice."""
-SUBLANES, ROWS = 8, 16
-"""Rows of a vector register of float32; a step's rows are a multiple of those of bfloat16."""
+SUBLANES = 8
+"""Rows of a vector register of float32."""
 
 
 def rows_of_step(rows: int, channels: int) -> int | None:
     """Rows that a step of the kernel's grid takes of `[rows, channels]`, or None where no number of them divides."""
-    most = min(rows, MOST_VALUES // channels) // ROWS * ROWS
-    return next((step for step in range(most, 0, -ROWS) if rows % step == 0), None)
+    return largest_divisor(rows, MOST_VALUES // channels, ALIGNMENT)
 
 
 def normalise_by_kernel(
@@ -81,7 +82,7 @@ def _run(kernel, name, arrays, parameters, results, epsilon, interpret) -> list[
         cost_estimate=pl.CostEstimate(
             flops=0,  # no matrix products
             transcendentals=rows,
-            bytes_accessed=sum(each.size * each.dtype.itemsize for each in (*arrays, *results)),
+            bytes_accessed=bytes_of((*arrays, *results)),
         ),
         interpret=interpret,
         name=name,

@@ -19,10 +19,18 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
 from snp_jax.models.dropout import are_kept, random_bits
-from snp_jax.models.kernel_parts import LANES, channels_of, cost, keep_result, product, softmax, softmax_gradient
+from snp_jax.models.kernel_parts import (
+    ALIGNMENT,
+    LANES,
+    channels_of,
+    cost,
+    keep_result,
+    largest_divisor,
+    product,
+    softmax,
+    softmax_gradient,
+)
 
-ALIGNMENT = 16
-"""Rows of bfloat16 that share a vector register: windows start at multiples of it, and so do blocks of sequences."""
 ARRAYS = 7
 """Blocks of a step of the backward pass that have the size of its tokens; the next step's are there at the same time."""
 VMEM_BYTES = 10 * 2**20
@@ -72,8 +80,7 @@ def grid_of(count: int, length: int, channels: int, dtype: Any) -> Grid:
         return -(-(group * length + before) // ALIGNMENT) * ALIGNMENT
 
     group = max([1, *(size for size in range(1, ALIGNMENT + 1) if rows_of(size) <= LANES)])
-    most = min(_most_sequences(length, dtype), count)
-    sequences = max(size for size in range(ALIGNMENT, most + 1, ALIGNMENT) if count % size == 0)
+    sequences = largest_divisor(count, _most_sequences(length, dtype), ALIGNMENT)
     return Grid(channels // LANES, count // sequences, sequences, -(-sequences // group), group, rows_of(group))
 
 

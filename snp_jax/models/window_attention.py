@@ -18,7 +18,16 @@ from jax import lax
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
-from snp_jax.models.kernel_parts import LANES, channels_of, cost, keep_result, product, softmax, softmax_gradient
+from snp_jax.models.kernel_parts import (
+    LANES,
+    channels_of,
+    cost,
+    keep_result,
+    largest_divisor,
+    product,
+    softmax,
+    softmax_gradient,
+)
 
 SHIFT_MASK = -100.0
 """Added to attention logits between cells that only the cyclic shift made neighbours."""
@@ -96,7 +105,7 @@ class Grid(NamedTuple):
 def grid_of(count: int, cells: int, channels: int, period: int | None) -> Grid:
     """The grid for `[count, cells, channels]`; no step has windows from both sides of a multiple of `period`."""
     most = WINDOWS if cells <= MANY_CELLS else 1
-    windows = max(size for size in range(1, most + 1) if (period or count) % size == 0)
+    windows = largest_divisor(period or count, most)
     return Grid(max(channels // LANES, 1), count // windows, windows)
 
 

@@ -129,3 +129,11 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """Moves this process's rows of a batch to the devices."""
     sharding = batch_sharding(mesh)
     return {name: jax.make_array_from_process_local_data(sharding, value) for name, value in batch.items()}
+
+
+def put_whole(array: jax.Array, sharding: jax.sharding.Sharding) -> jax.Array:
+    """Moves an array that every process has whole to where `sharding` says."""
+    if sharding.is_fully_addressable:
+        return jax.device_put(array, sharding)
+    held = np.asarray(array)
+    return jax.make_array_from_callback(held.shape, sharding, lambda index: held[index])

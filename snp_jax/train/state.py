@@ -8,7 +8,6 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax.sharding import Mesh
 
@@ -16,7 +15,7 @@ from snp_jax.data.pipeline import ClipSpec
 from snp_jax.models import backend
 from snp_jax.models.snp import SNP
 from snp_jax.models.tagger import Tagger
-from snp_jax.train.sharding import state_shardings
+from snp_jax.train.sharding import put_whole, state_shardings
 
 Init = Callable[[], Any]
 InitMemory = Callable[[Any], Any]
@@ -92,7 +91,7 @@ def create_params(init: Init, abstract: Any, parts: Iterable[str] | None = None)
     hurried = {"xla_backend_optimization_level": 0} if host.platform == "cpu" else None
     with jax.default_device(host), backend.lower_for(host.platform):
         params = jax.jit(make, compiler_options=hurried)()
-    return jax.tree.map(lambda leaf, like: _place(leaf, like.sharding), params, made)
+    return jax.tree.map(lambda leaf, like: put_whole(leaf, like.sharding), params, made)
 
 
 def _host() -> jax.Device:
@@ -101,14 +100,6 @@ def _host() -> jax.Device:
         return jax.local_devices(backend="cpu")[0]
     except RuntimeError:
         return jax.local_devices()[0]
-
-
-def _place(array: jax.Array, sharding: jax.sharding.Sharding) -> jax.Array:
-    """An array that every process has, put where `sharding` says."""
-    if sharding.is_fully_addressable:
-        return jax.device_put(array, sharding)
-    held = np.asarray(array)
-    return jax.make_array_from_callback(held.shape, sharding, lambda index: held[index])
 
 
 def start_state(params: Any, abstract: TrainState, tx: optax.GradientTransformation, init_memory: InitMemory) -> TrainState:

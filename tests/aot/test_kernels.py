@@ -102,13 +102,21 @@ def test_bundles_count_as_often_as_their_loops_run():
         cycles_of("", steps=1, rounds=1)
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed (extra tpu-aot)")
-def test_schedules_of_the_compiler(monkeypatch):
-    """Twice the windows take twice as long, the backward pass, with five products instead of two, about twice as long."""
+needs_libtpu = pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed (extra tpu-aot)")
+
+
+@pytest.fixture
+def as_in_a_run(monkeypatch):
+    """The processes that compile kernels get none of the tests' settings."""
     monkeypatch.setenv("XLA_FLAGS", "")
     monkeypatch.delenv("JAX_DISABLE_MOST_OPTIMIZATIONS", raising=False)
     monkeypatch.setenv("PYTHONPATH", os.getcwd())
+
+
+@pytest.mark.slow
+@needs_libtpu
+def test_schedules_of_the_compiler(as_in_a_run):
+    """Twice the windows take twice as long, the backward pass, with five products instead of two, about twice as long."""
     double = dataclasses.replace(PLAIN, count=128)
     backward = dataclasses.replace(PLAIN, backward=True)
     dropping = dataclasses.replace(PAIRS, dropped=True)
@@ -125,13 +133,10 @@ def test_schedules_of_the_compiler(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("libtpu") is None, reason="libtpu is not installed (extra tpu-aot)")
+@needs_libtpu
 @pytest.mark.parametrize("topology", ["v4:2x2x1", "v5e:2x2", "v5p:2x2x1"])
-def test_the_largest_steps_compile(topology, monkeypatch):
+def test_the_largest_steps_compile(topology, as_in_a_run):
     """The kernel's blocks and logits fit into the memory of every chip."""
-    monkeypatch.setenv("XLA_FLAGS", "")
-    monkeypatch.delenv("JAX_DISABLE_MOST_OPTIMIZATIONS", raising=False)
-    monkeypatch.setenv("PYTHONPATH", os.getcwd())
     longest = [
         dataclasses.replace(PAIRS, count=count, length=length, dtype=dtype, backward=True, dropped=True)
         for count, length, dtype in [(16, 182, "bfloat16"), (16, 91, "float32"), (256, 35, "float32"), (480, 35, "bfloat16")]
