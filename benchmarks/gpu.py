@@ -119,7 +119,8 @@ def main() -> None:
     parser.add_argument("--json", type=Path, required=True, metavar="F", help="results; an unfinished file is completed")
     parser.add_argument("--pairs", type=int, default=32, help=f"pairs a step, a multiple of {len(REAL_LENGTHS)} (default 32)")
     parser.add_argument("--rounds", type=int, default=10, help="steps of each competitor (default 10)")
-    parser.add_argument("--only", nargs="+", metavar="TITLE", help="of: " + "; ".join(map(str, COMPETITORS)))
+    titles = [str(each) for each in COMPETITORS]
+    parser.add_argument("--only", nargs="+", choices=titles, metavar="TITLE", help="of: " + "; ".join(titles))
     parser.add_argument("--quick", action="store_true", help="a tiny network, 2 rounds: tries the benchmark out")
     args = parser.parse_args()
     import torch  # not above: our side's process imports this module, and is to be without PyTorch

@@ -81,7 +81,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", type=Path, required=True, metavar="F", help="results; an unfinished file is completed")
     parser.add_argument("--rounds", type=int, default=5, help="samples of each competitor (default 5)")
-    parser.add_argument("--only", nargs="+", default=["train", "infer", "parts", "scaling"], metavar="SECTION")
+    sections = ["train", "infer", "parts", "scaling"]
+    parser.add_argument("--only", nargs="+", choices=sections, default=sections, metavar="SECTION")
     parser.add_argument(
         "--malloc", choices=("keep", "default"), default="keep", help="freed memory, of both sides (default keep)"
     )

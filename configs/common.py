@@ -70,7 +70,7 @@ def base(task: str) -> ConfigDict:
     config.model.bert.dropout = 0.1
     config.model.bert.attention_dropout = 0.1
     config.model.bert.init_std = 0.02  # of fresh weights
-    config.model.bert.remat = False  # recompute layers in the backward pass
+    config.model.bert.remat = "none"  # what the backward pass recomputes of layers: "none", "light" or "full"
     config.model.bert.scan = False  # run equal layers as one loop: compiles several times faster
     config.model.cross_layers = 0  # 0 = the cross branch shares BERT (SNP); 3 = own embeddings and 3 layers (P3E)
     config.model.temporal = ConfigDict()  # the temporal encoder; it exists where objective.weights.fom is not 0

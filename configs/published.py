@@ -29,12 +29,12 @@ PRETRAINED = {
     "pvt": "runs/pretrain_pvt",
     "vst": "runs/pretrain_vst_webvid",
 }
-RECOMPUTE = (True, True, True, True)
 
 
 def pretraining(encoder: str) -> ConfigDict:
     """What the four pre-training recipes share: every objective of the paper, AdamW, warm-up, mixed precision."""
-    config = _published("pretrain", encoder, image_size=768)
+    # Its four frames leave room; the others' frames have up to 768 pixels.
+    config = _published("pretrain", encoder, image_size=768, remat="light" if encoder == "vst" else "full")
     config.batch_size = 128
     config.model.dtype = "bfloat16"
     config.objective.matching.local_groups = GPUS
@@ -88,14 +88,14 @@ def words_of(arg: str | None) -> list[str]:
     return words
 
 
-def _published(task: str, encoder: str, image_size: int) -> ConfigDict:
+def _published(task: str, encoder: str, image_size: int, remat: str = "full") -> ConfigDict:
     """The encoder, and frames of its size: Video Swin reads 224, the others up to `image_size` on the longer side."""
     config = common.base(task)
     config.text.tokenizer = "data/bert/vocab.txt"
     config.model.visual = ENCODERS[encoder]()
     size = 224 if encoder == "vst" else image_size
     config.clip.image_size = (size, size)
-    config.model.visual.remat = RECOMPUTE
-    config.model.bert.remat = True
+    config.model.visual.remat = (remat,) * 4
+    config.model.bert.remat = remat
     config.model.visual.scan = config.model.bert.scan = True
     return config

@@ -146,12 +146,14 @@ class LayerNorm:
 
     Attributes:
         backward: whether it is the backward pass.
+        branch: whether that adds a residual's gradient.
         rows: R.
         channels: C.
         dtype: of the rows, as JAX writes it.
     """
 
     backward: bool
+    branch: bool
     rows: int
     channels: int
     dtype: str
@@ -162,7 +164,8 @@ class LayerNorm:
     @classmethod
     def read(cls, name: re.Match, operands: Sequence[Shape]) -> LayerNorm:
         """From what a program says of a call."""
-        return cls(name["backward"] is not None, *operands[0].dims, _DTYPES[operands[0].dtype])
+        backward = name["backward"] is not None
+        return cls(backward, backward and len(operands) == 4, *operands[0].dims, _DTYPES[operands[0].dtype])
 
     @property
     def loops(self) -> tuple[int, int]:
@@ -173,10 +176,11 @@ class LayerNorm:
 
     def program(self) -> tuple[Callable[..., jax.Array], tuple[Array, ...], int]:
         """A function that runs the kernel's forward pass, its arguments, and how many of them have gradients."""
-        from snp_jax.models.layer_norm import normalise_by_kernel
+        from snp_jax.models.layer_norm import branch_by_kernel, normalise_by_kernel
 
+        by_kernel = branch_by_kernel if self.branch else normalise_by_kernel
         rows, parameter = ((self.rows, self.channels), self.dtype), ((self.channels,), "float32")
-        return lambda *arrays: normalise_by_kernel(*arrays, 1e-5, self.dtype), (rows, parameter, parameter), 3
+        return lambda *arrays: by_kernel(*arrays, 1e-5, self.dtype), (rows, parameter, parameter), 3
 
 
 def _has_pair(operands: Sequence[Shape], backward: bool) -> bool:
@@ -244,7 +248,8 @@ def _compile(kernel: Kernel, device: object) -> None:
 
     def backward(gradient: jax.Array, *arrays: jax.Array) -> tuple[jax.Array, ...]:
         rest = arrays[differentiated:]
-        return jax.vjp(lambda *arrays: forward(*arrays, *rest), *arrays[:differentiated])[1](gradient)
+        found, pull = jax.vjp(lambda *arrays: forward(*arrays, *rest), *arrays[:differentiated])
+        return pull(jax.tree.map(lambda _: gradient, found))  # all have its shape
 
     if kernel.backward:
         jax.jit(backward).trace(arrays[0], *arrays).lower().compile()

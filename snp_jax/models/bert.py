@@ -15,9 +15,9 @@ from flax import linen as nn
 
 from snp_jax.models import backend, layers
 from snp_jax.models.dropout import Dropout
-from snp_jax.models.kernel_parts import KEPT
 from snp_jax.models.loops import loop_length, run_loop
 from snp_jax.models.packing import Packing, pack, unpack
+from snp_jax.models.remat import check_policies, keep_sum, recompute_layer
 from snp_jax.models.sequence_attention import attend_by_kernel, kernel_fits
 
 PADDING_BIAS = -10000.0
@@ -29,7 +29,7 @@ class BertConfig:
     """Sizes of a BERT. The defaults are BERT-base, uncased.
 
     Attributes:
-        remat: recompute the layers in the backward pass instead of keeping their activations.
+        remat: what of a layer the backward pass recomputes, see `remat.py`.
         scan: run them as one loop (`loops.py`).
     """
 
@@ -44,12 +44,13 @@ class BertConfig:
     attention_dropout: float = 0.1
     epsilon: float = 1e-12
     init_std: float = 0.02
-    remat: bool = False
+    remat: str = "none"
     scan: bool = False
 
     def __post_init__(self):
         if self.width % self.heads:
             raise ValueError(f"BERT width {self.width} is not a multiple of its {self.heads} heads")
+        check_policies("BertConfig", self.remat)
 
 
 def dense(config: BertConfig, width: int, name: str, dtype: Any) -> layers.Dense:
@@ -184,7 +185,7 @@ class Layer(nn.Module):
 
         def added(x: jax.Array, branch: jax.Array, name: str) -> jax.Array:
             branch = Dropout(config.dropout)(branch, self.deterministic, tokens)
-            return layers.LayerNorm(config.epsilon, self.dtype, name=name)(x + branch)
+            return layers.LayerNorm(config.epsilon, self.dtype, name=name)(keep_sum(x + branch))
 
         x = added(x, attended, "attention_norm")
         hidden = layers.gelu(dense(config, config.mlp_width, "mlp_in", self.dtype)(x))
@@ -257,7 +258,7 @@ class Encoder(nn.Module):
             first = first_only and index == self.config.layers - 1
             if first and kind is LayerOfRows:
                 x, kind = x.reshape(shape), Layer
-            layer_class = nn.remat(kind, policy=KEPT) if self.config.remat else kind
+            layer_class = recompute_layer(kind, self.config.remat)
             x, received = layer_class(self.config, self.dtype, deterministic, first, name=f"layer{index}")(x, mask, packing)
             total = add(total, received)
         if kind is LayerOfRows:

@@ -11,11 +11,8 @@ from collections.abc import Sequence
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.ad_checkpoint import checkpoint_name
 from jax.experimental import pallas as pl
 
-KEPT = jax.checkpoint_policies.save_only_these_names("attention")
-"""What recomputed layers keep: the results of these kernels, each as large as what a layer gets, and costly."""
 LANES = 128
 """Channels that a vector register of a TPU holds side by side; a step of a kernel's grid computes the heads in them."""
 
@@ -28,11 +25,6 @@ def largest_divisor(count: int, most: int, multiple: int = 1) -> int | None:
     """The largest divisor of `count` that is at most `most` and a multiple of `multiple`, or None where there is none."""
     sizes = range(min(count, most) // multiple * multiple, 0, -multiple)
     return next((size for size in sizes if count % size == 0), None)
-
-
-def keep_result(result: jax.Array) -> jax.Array:
-    """Marks the result of a kernel for `KEPT`."""
-    return checkpoint_name(result, "attention")
 
 
 def cost(rows: int, seen: int, channels: int, heads: int, products: int, moved: Sequence[jax.Array]) -> pl.CostEstimate:

@@ -17,7 +17,7 @@ from jax.experimental import pallas as pl
 from snp_jax.models.kernel_parts import ALIGNMENT, bytes_of, largest_divisor
 
 MOST_VALUES = 2**18
-"""Rows x channels of a step of the kernel's grid, at most: the backward pass holds three such arrays twice."""
+"""Rows x channels of a step of the kernel's grid, at most: the backward pass holds four such arrays twice."""
 SUBLANES = 8
 """Rows of a vector register of float32."""
 
@@ -41,6 +41,16 @@ def normalise_by_kernel(
     return _normalise(x, scale, bias, epsilon, jnp.dtype(dtype), interpret)
 
 
+def branch_by_kernel(
+    x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float, dtype: Any, *, interpret: bool = False
+) -> tuple[jax.Array, jax.Array]:
+    """x itself and `normalise_by_kernel` of it, for a residual branch that starts with a norm.
+
+    The backward pass gets the gradients of both and adds them up in the kernel; XLA would read and write all rows once more.
+    """
+    return _branch(x, scale, bias, epsilon, jnp.dtype(dtype), interpret)
+
+
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
 def _normalise(x, scale, bias, epsilon, dtype, interpret):
     out = jax.ShapeDtypeStruct(x.shape, dtype)
@@ -51,15 +61,32 @@ def _normalise_forward(x, scale, bias, epsilon, dtype, interpret):
     return _normalise(x, scale, bias, epsilon, dtype, interpret), (x, scale)
 
 
-def _normalise_backward(epsilon, dtype, interpret, saved, gradient):
+def _normalise_backward(epsilon, dtype, interpret, saved, gradient, *beside):
     x, scale = saved
     partial = jax.ShapeDtypeStruct((SUBLANES, x.shape[-1]), jnp.float32)
     results = jax.ShapeDtypeStruct(x.shape, x.dtype), partial, partial
-    d_x, d_scale, d_bias = _run(_backward, "layer_norm_backward", (x, gradient), (scale,), results, epsilon, interpret)
+    d_x, d_scale, d_bias = _run(_backward, "layer_norm_backward", (x, gradient, *beside), (scale,), results, epsilon, interpret)
     return d_x, d_scale.sum(0), d_bias.sum(0)
 
 
 _normalise.defvjp(_normalise_forward, _normalise_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(3, 4, 5))
+def _branch(x, scale, bias, epsilon, dtype, interpret):
+    return x, _normalise(x, scale, bias, epsilon, dtype, interpret)
+
+
+def _branch_forward(x, scale, bias, epsilon, dtype, interpret):
+    return _branch(x, scale, bias, epsilon, dtype, interpret), (x, scale)
+
+
+def _branch_backward(epsilon, dtype, interpret, saved, gradients):
+    beside, gradient = gradients
+    return _normalise_backward(epsilon, dtype, interpret, saved, gradient, beside)
+
+
+_branch.defvjp(_branch_forward, _branch_backward)
 
 
 def _run(kernel, name, arrays, parameters, results, epsilon, interpret) -> list[jax.Array]:
@@ -94,7 +121,9 @@ def _forward(x, scale, bias, out, *, epsilon: float) -> None:
     out[...] = (unit * scale[...] + bias[...]).astype(out.dtype)
 
 
-def _backward(x, gradient, scale, d_x, d_scale, d_bias, *, epsilon: float) -> None:
+def _backward(x, gradient, *others, epsilon: float) -> None:
+    *beside, scale, d_x, d_scale, d_bias = others
+
     @pl.when(pl.program_id(0) == 0)
     def _():
         d_scale[...] = jnp.zeros(d_scale.shape, d_scale.dtype)
@@ -103,7 +132,10 @@ def _backward(x, gradient, scale, d_x, d_scale, d_bias, *, epsilon: float) -> No
     unit, inverse = _unit(x, epsilon)
     given = gradient[...].astype(jnp.float32)
     d_unit = given * scale[...]
-    d_x[...] = (inverse * (d_unit - _row_mean(d_unit) - unit * _row_mean(d_unit * unit))).astype(d_x.dtype)
+    total = inverse * (d_unit - _row_mean(d_unit) - unit * _row_mean(d_unit * unit))
+    for each in beside:
+        total += each[...].astype(jnp.float32)
+    d_x[...] = total.astype(d_x.dtype)
     d_scale[...] += _fold(given * unit)
     d_bias[...] += _fold(given)
 

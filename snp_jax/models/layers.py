@@ -11,7 +11,7 @@ from flax import linen as nn
 from jax import lax
 
 from snp_jax.models import backend
-from snp_jax.models.layer_norm import normalise_by_kernel, rows_of_step
+from snp_jax.models.layer_norm import branch_by_kernel, normalise_by_kernel, rows_of_step
 
 
 class VisualGrid(NamedTuple):
@@ -110,19 +110,27 @@ _add_bias.defvjp(lambda x, bias: (x + bias, None), _add_bias_backward)
 
 class LayerNorm(nn.Module):
     """LayerNorm over the last axis, parameters `scale [C]`, `bias [C]`; statistics are float32 and
-    two-pass."""
+    two-pass.
+
+    Attributes:
+        branch: it starts a residual branch: called with x, it returns x and its norm, and x is to be used from there on.
+            On TPUs the gradients of both are then added up by the kernel.
+    """
 
     epsilon: float
     dtype: Any = jnp.float32
+    branch: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> jax.Array:
+    def __call__(self, x: jax.Array) -> Any:
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
         bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
         if backend.kernels_for_tpu() and x.ndim == 2 and rows_of_step(*x.shape):
-            return normalise_by_kernel(x, scale, bias, self.epsilon, self.dtype)
+            by_kernel = branch_by_kernel if self.branch else normalise_by_kernel
+            return by_kernel(x, scale, bias, self.epsilon, self.dtype)
         normalise = _normalise_by_products if backend.for_cpu() else _normalise
-        return normalise(x.astype(jnp.float32), scale, bias, self.epsilon).astype(self.dtype)
+        normed = normalise(x.astype(jnp.float32), scale, bias, self.epsilon).astype(self.dtype)
+        return (x, normed) if self.branch else normed
 
 
 def _normalise(x: jax.Array, scale: jax.Array, bias: jax.Array, epsilon: float) -> jax.Array:

@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 from flax import linen as nn
 
-from snp_jax.models.kernel_parts import KEPT
+from snp_jax.models.remat import recompute_layer, recompute_round
 
 Step = Callable[[dict[str, Any], dict[str, jax.Array], Any, Any], Any]
 """(variables of a layer, its `rngs`, what the one before returned, its stochastic depth rate) -> what the next one gets."""
@@ -29,7 +29,7 @@ def loop_length(parent: nn.Module, scan: bool, layers: int, period: int = 1) -> 
 
 
 def run_loop(
-    parent: nn.Module, names: Sequence[str], steps: Sequence[Step], carry: Any, *, rates: Sequence[float] = (), remat: bool
+    parent: nn.Module, names: Sequence[str], steps: Sequence[Step], carry: Any, *, rates: Sequence[float] = (), remat: str
 ) -> Any:
     """Runs layers one after the other, as a loop.
 
@@ -39,7 +39,7 @@ def run_loop(
         steps: calls of the layers of one round.
         carry: what the first layer gets; what a layer returns has the same shapes and dtypes.
         rates: stochastic depth of each layer, for the steps; where all are 0 that is what steps get, and no draws are made.
-        remat: recompute every round in the backward pass instead of keeping its activations (attention kernels excepted).
+        remat: policy for every round (`remat.py`).
 
     Returns:
         What the last layer returned.
@@ -58,8 +58,7 @@ def run_loop(
             carry = step({"params": params[place]}, rngs, carry, 0.0 if rates is None else rates[place])
         return carry, None
 
-    one_round = jax.checkpoint(one_round, prevent_cse=False, policy=KEPT) if remat else one_round
-    return jax.lax.scan(one_round, carry, (stacked, keys, rates))[0]
+    return jax.lax.scan(recompute_round(one_round, remat), carry, (stacked, keys, rates))[0]
 
 
 def run_blocks(
@@ -71,7 +70,7 @@ def run_blocks(
     deterministic: bool,
     *,
     scan: bool,
-    remat: bool,
+    remat: str,
     unlike: int = 0,
     period: int = 1,
 ) -> jax.Array:
@@ -81,11 +80,11 @@ def run_blocks(
         block: their class; called as `(x, deterministic)`.
         make: (class, number, stochastic depth rate, `name` or `parent` by keyword) -> the block.
         rates: stochastic depth of each block.
-        remat: recompute the blocks in the backward pass instead of keeping their activations (attention kernels excepted).
+        remat: policy for every block (`remat.py`).
         unlike: how many blocks at the start are unlike those after them, so that no loop has them.
         period: after how many blocks one is like the first again.
     """
-    kind = nn.remat(block, static_argnums=(2,), policy=KEPT) if remat else block
+    kind = recompute_layer(block, remat, static_argnums=(2,))
 
     def run(start: int, stop: int, x: jax.Array) -> jax.Array:
         for i in range(start, stop):

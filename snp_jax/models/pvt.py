@@ -17,6 +17,7 @@ from snp_jax.models.convolution import Conv, DepthwiseConv3x3
 from snp_jax.models.dropout import DropPath
 from snp_jax.models.layers import LayerNorm, VisualGrid, dense, drop_path_rates, gelu, grid_mask
 from snp_jax.models.loops import run_blocks
+from snp_jax.models.remat import check_policies, keep_sum
 
 BLOCK_EPSILON = 1e-6
 """LayerNorm epsilon of blocks and stage outputs."""
@@ -38,7 +39,7 @@ class PVTConfig:
         sr_ratios: keys and values are computed on a grid this many times coarser (1 = no reduction).
         linear: pool keys and values to 7 x 7 instead ("b2_li").
         drop_path: stochastic depth rate of the last block (rates rise linearly from 0); SNP recipes use 0.
-        remat: recompute the blocks of this stage in the backward pass instead of keeping their activations.
+        remat: what of this stage's blocks the backward pass recomputes, see `remat.py`.
         scan: run the blocks of a stage as one loop (`loops.py`).
     """
 
@@ -49,13 +50,14 @@ class PVTConfig:
     sr_ratios: tuple[int, ...] = (8, 4, 2, 1)
     linear: bool = False
     drop_path: float = 0.0
-    remat: tuple[bool, ...] = (False, False, False, False)
+    remat: tuple[str, ...] = ("none",) * 4
     scan: bool = False
 
     def __post_init__(self):
         stages = {len(getattr(self, field)) for field in _PER_STAGE}
         if stages != {4}:
             raise ValueError(f"PVTConfig: each of {', '.join(_PER_STAGE)} needs 4 entries, found {stages}")
+        check_policies("PVTConfig", *self.remat)
         for stage, (width, heads) in enumerate(zip(self.embed_dims, self.heads, strict=True), 1):
             if width % heads:
                 raise ValueError(f"PVTConfig: {width} channels of stage {stage} do not split into {heads} heads")
@@ -156,7 +158,7 @@ class Block(nn.Module):
     def __call__(self, x: jax.Array, deterministic: bool) -> jax.Array:
         y = LayerNorm(BLOCK_EPSILON, self.dtype, name="norm1")(x)
         y = Attention(self.config, self.stage, self.dtype, name="attn")(y)
-        x = x + DropPath(self.drop_path, name="drop_path1")(y, deterministic)
+        x = keep_sum(x + DropPath(self.drop_path, name="drop_path1")(y, deterministic))
         y = LayerNorm(BLOCK_EPSILON, self.dtype, name="norm2")(x)
         y = Mlp(self.config, self.stage, self.dtype, name="mlp")(y)
         return x + DropPath(self.drop_path, name="drop_path2")(y, deterministic)

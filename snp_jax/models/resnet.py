@@ -17,6 +17,7 @@ from snp_jax.models.convolution import Conv
 from snp_jax.models.dropout import DropPath
 from snp_jax.models.layers import VisualGrid, drop_path_rates, grid_mask
 from snp_jax.models.loops import run_blocks
+from snp_jax.models.remat import check_policies
 
 NORM_EPSILON = 1e-5
 EXPANSION = 4
@@ -34,7 +35,7 @@ class ResNetConfig:
         planes: width inside a block; a block's output is `EXPANSION` times wider.
         stem_width: channels of the first convolution.
         drop_path: stochastic depth rate of the last block (rates rise linearly from 0); SNP recipes use 0.
-        remat: recompute the blocks of this stage in the backward pass instead of keeping their activations.
+        remat: what of this stage's blocks the backward pass recomputes, see `remat.py`.
         scan: run the blocks of a stage but its first as one loop (`loops.py`).
     """
 
@@ -42,12 +43,13 @@ class ResNetConfig:
     planes: tuple[int, ...] = (64, 128, 256, 512)
     stem_width: int = 64
     drop_path: float = 0.0
-    remat: tuple[bool, ...] = (False, False, False, False)
+    remat: tuple[str, ...] = ("none",) * 4
     scan: bool = False
 
     def __post_init__(self):
         if {len(self.depths), len(self.planes), len(self.remat)} != {4}:
             raise ValueError("ResNetConfig: each of depths, planes and remat needs 4 entries")
+        check_policies("ResNetConfig", *self.remat)
 
     @property
     def width(self) -> int:

@@ -24,12 +24,12 @@ from snp_jax.models.kernel_parts import (
     LANES,
     channels_of,
     cost,
-    keep_result,
     largest_divisor,
     product,
     softmax,
     softmax_gradient,
 )
+from snp_jax.models.remat import keep_kernel_result
 
 ARRAYS = 7
 """Blocks of a step of the backward pass that have the size of its tokens; the next step's are there at the same time."""
@@ -124,7 +124,7 @@ def attend_by_kernel(
     starts = [sizes.first_row(window) for window in range(grid.windows)]
     bias = jnp.stack([rows[:, start : start + grid.rows] for start in starts], axis=1)[:, :, None]  # [steps, windows, 1, rows]
     seeds = tuple(seed.reshape(grid.steps, 1, -1) for seed in seeds) if rate else ()
-    return keep_result(_attend(query * sizes.width**-0.5, key, value, bias, seeds, sizes, interpret))
+    return keep_kernel_result(_attend(query * sizes.width**-0.5, key, value, bias, seeds, sizes, interpret))
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5, 6))

@@ -19,6 +19,7 @@ from snp_jax.models.convolution import patchify
 from snp_jax.models.dropout import DropPath
 from snp_jax.models.layers import LayerNorm, VisualGrid, dense, drop_path_rates, gelu, grid_mask, linear
 from snp_jax.models.loops import run_blocks
+from snp_jax.models.remat import check_policies, keep_sum
 from snp_jax.models.window_attention import attend_by_kernel, attend_by_xla, kernel_fits
 from snp_jax.models.windows import Cut, Sizes, relative_index
 
@@ -37,7 +38,7 @@ class VideoSwinConfig:
         embed_dim: channels of the first stage; they double at each of the three mergings.
         window: frames, rows and columns that attend to each other; odd blocks shift it by half.
         drop_path: stochastic depth rate of the last block (rates rise linearly from 0).
-        remat: recompute the blocks of this stage in the backward pass instead of keeping their activations.
+        remat: what of this stage's blocks the backward pass recomputes, see `remat.py`.
         scan: run the blocks of a stage as one loop over pairs of them (`loops.py`).
     """
 
@@ -46,12 +47,13 @@ class VideoSwinConfig:
     heads: tuple[int, ...] = (3, 6, 12, 24)
     window: tuple[int, int, int] = (8, 7, 7)
     drop_path: float = 0.2
-    remat: tuple[bool, ...] = (False, False, False, False)
+    remat: tuple[str, ...] = ("none",) * 4
     scan: bool = False
 
     def __post_init__(self):
         if {len(self.depths), len(self.heads), len(self.remat)} != {4}:
             raise ValueError("VideoSwinConfig: each of depths, heads and remat needs 4 entries")
+        check_policies("VideoSwinConfig", *self.remat)
         for stage, heads in enumerate(self.heads):
             if (self.embed_dim << stage) % heads:
                 channels = self.embed_dim << stage
@@ -178,13 +180,13 @@ class Block(nn.Module):
 
     @nn.compact
     def __call__(self, x: jax.Array, deterministic: bool) -> jax.Array:
-        y = LayerNorm(EPSILON, self.dtype, name="norm1")(x)
+        x, y = LayerNorm(EPSILON, self.dtype, branch=True, name="norm1")(x)
         y = self._attend(self.cut.without_padding(y))
-        x = x + self._dropped(y, "drop_path1", deterministic)
-        y = LayerNorm(EPSILON, self.dtype, name="norm2")(x)
+        x = keep_sum(x + self._dropped(y, "drop_path1", deterministic))
+        x, y = LayerNorm(EPSILON, self.dtype, branch=True, name="norm2")(x)
         y = dense(MLP_RATIO * x.shape[-1], self.dtype, "fc1")(y)
         y = dense(x.shape[-1], self.dtype, "fc2")(gelu(y))
-        return x + self._dropped(y, "drop_path2", deterministic)
+        return keep_sum(x + self._dropped(y, "drop_path2", deterministic))
 
     def _dropped(self, x: jax.Array, name: str, deterministic: bool) -> jax.Array:
         return DropPath(self.drop_path, name=name)(self.cut.grids_of(x), deterministic).reshape(x.shape)

@@ -22,12 +22,12 @@ from snp_jax.models.kernel_parts import (
     LANES,
     channels_of,
     cost,
-    keep_result,
     largest_divisor,
     product,
     softmax,
     softmax_gradient,
 )
+from snp_jax.models.remat import keep_kernel_result
 
 SHIFT_MASK = -100.0
 """Added to attention logits between cells that only the cyclic shift made neighbours."""
@@ -73,7 +73,7 @@ def attend_by_kernel(
     """`attend_by_xla` as one kernel for TPUs; arrays are those of one device. `interpret` runs it elsewhere, slowly."""
     windows = [x.reshape(-1, *x.shape[2:]) for x in (query, key, value)]  # [B * W, N, C]
     labels = None if labels is None else jnp.asarray(labels, jnp.int32)
-    return keep_result(_attend(*windows, bias, labels, interpret)).reshape(query.shape)
+    return keep_kernel_result(_attend(*windows, bias, labels, interpret)).reshape(query.shape)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(5,))

@@ -53,7 +53,8 @@ metadata={op_name="jit(step)/block0/norm1/layer_norm/pallas_call" stack_frame_id
 metadata={op_name="jit(step)/transpose(block0)/norm1/layer_norm_backward/pallas_call" stack_frame_id=1}
 }
 """
-ROWS = LayerNorm(False, 25_088, 512, "bfloat16")
+BRANCH = NORMS.replace("(%x, %a.1, %scale)", "(%x, %a.1, %x, %scale)")
+ROWS = LayerNorm(False, False, 25_088, 512, "bfloat16")
 BUNDLES = """\
 = control target key start
      0   :  { %s1 = smov 0  ;;  %s2 = inlined_call_operand.vmem [shape: f32[8,128], index: 0] }
@@ -72,6 +73,7 @@ def test_kernels_are_found_with_their_sizes():
     assert kernels_in(hlo.parse(PROGRAM)) == {PLAIN, LABELLED}
     assert kernels_in(hlo.parse(SEQUENCES)) == {PAIRS, dataclasses.replace(PAIRS, backward=True, dropped=True)}
     assert kernels_in(hlo.parse(NORMS)) == {ROWS, dataclasses.replace(ROWS, backward=True)}
+    assert kernels_in(hlo.parse(BRANCH)) == {ROWS, dataclasses.replace(ROWS, backward=True, branch=True)}
 
 
 def test_grids_of_kernels():
@@ -122,6 +124,7 @@ def test_schedules_of_the_compiler(as_in_a_run):
     dropping = dataclasses.replace(PAIRS, dropped=True)
     asking = [dropping, dataclasses.replace(dropping, backward=True), PAIRS]
     norms = [ROWS, dataclasses.replace(ROWS, rows=2 * ROWS.rows), dataclasses.replace(ROWS, backward=True)]
+    norms.append(dataclasses.replace(norms[2], branch=True))
     found = count_cycles([PLAIN, double, backward, LABELLED, *asking, *norms], "v5e:2x2")
     assert found[double] / found[PLAIN] == pytest.approx(2, rel=0.05)
     assert 1.5 < found[backward] / found[PLAIN] < 3
@@ -130,6 +133,7 @@ def test_schedules_of_the_compiler(as_in_a_run):
     assert 1 < found[dropping] / found[PAIRS] < 1.5
     assert found[norms[1]] / found[ROWS] == pytest.approx(2, rel=0.05)
     assert 1 < found[norms[2]] / found[ROWS] < 4
+    assert 1 < found[norms[3]] / found[norms[2]] < 1.5
 
 
 @pytest.mark.slow
@@ -141,6 +145,6 @@ def test_the_largest_steps_compile(topology, as_in_a_run):
         dataclasses.replace(PAIRS, count=count, length=length, dtype=dtype, backward=True, dropped=True)
         for count, length, dtype in [(16, 182, "bfloat16"), (16, 91, "float32"), (256, 35, "float32"), (480, 35, "bfloat16")]
     ]
-    widest = [dataclasses.replace(ROWS, rows=rows, channels=channels, dtype="float32", backward=True)
+    widest = [dataclasses.replace(ROWS, rows=rows, channels=channels, dtype="float32", backward=True, branch=True)
               for rows, channels in [(4096, 128), (512, 512), (128, 2048)]]  # fmt: skip
     assert min(count_cycles([*longest, *widest], topology).values()) > 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from snp_jax.models import backend, layers
-from snp_jax.models.layer_norm import normalise_by_kernel
+from snp_jax.models.layer_norm import branch_by_kernel, normalise_by_kernel
 
 
 @pytest.fixture(scope="session")
@@ -42,7 +43,8 @@ def interpret_kernels(monkeypatch) -> Callable[..., list]:
             return attend(*args, **kwargs, interpret=True)
 
         monkeypatch.setattr(module, "attend_by_kernel", interpreted)
-        monkeypatch.setattr(layers, "normalise_by_kernel", lambda *args: normalise_by_kernel(*args, interpret=True))
+        for norm in (normalise_by_kernel, branch_by_kernel):
+            monkeypatch.setattr(layers, norm.__name__, functools.partial(norm, interpret=True))
         monkeypatch.setattr(backend, "kernels_for_tpu", lambda: True)
         return calls
 

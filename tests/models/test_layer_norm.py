@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from snp_jax.models import backend, layers
-from snp_jax.models.layer_norm import normalise_by_kernel, rows_of_step
+from snp_jax.models.layer_norm import branch_by_kernel, normalise_by_kernel, rows_of_step
 
 EPSILON = 1e-5
 
@@ -21,24 +21,41 @@ def by_kernel(x, scale, bias):
     return normalise_by_kernel(x, scale, bias, EPSILON, x.dtype, interpret=True)
 
 
+def branch(norm):
+    return lambda x, *parameters: (x, norm(x, *parameters))
+
+
 def value_and_gradients(function, rows, channels, dtype):
+    """Results and gradients, flat; the gradient that each result gets is another."""
     rng = np.random.default_rng(0)
-    x, gradient = (jnp.asarray(3 * rng.standard_normal((rows, channels)) + 5, dtype) for _ in range(2))
+    x = jnp.asarray(3 * rng.standard_normal((rows, channels)) + 5, dtype)
     scale, bias = (jnp.asarray(rng.standard_normal(channels), jnp.float32) for _ in range(2))
     out, pull = jax.vjp(function, x, scale, bias)
-    return out, *pull(gradient)
+    given = jax.tree.map(lambda each: jnp.asarray(rng.standard_normal(each.shape), dtype), out)
+    return *jax.tree.leaves(out), *pull(given)
 
 
 @pytest.mark.parametrize(("rows", "channels"), [(48, 96), (16, 1024), (4352, 128)])
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 2e-5), ("bfloat16", 0.01)])
 def test_values_and_gradients(rows, channels, dtype, tolerance):
     """Of one step of the grid, and of four, whose gradients of the parameters add up."""
-    wanted = value_and_gradients(by_xla, rows, channels, dtype)
-    got = value_and_gradients(by_kernel, rows, channels, dtype)
-    for ours, theirs in zip(got, wanted, strict=True):
-        assert ours.dtype == theirs.dtype and ours.shape == theirs.shape
-        ours, theirs = (each.astype(jnp.float32) for each in (ours, theirs))
-        np.testing.assert_allclose(ours, theirs, rtol=0, atol=tolerance * np.abs(theirs).max())
+    assert_close(by_kernel, by_xla, rows, channels, dtype, tolerance)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 2e-5), ("bfloat16", 0.01)])
+def test_a_branch_adds_the_gradient_that_reaches_its_input_beside_it(dtype, tolerance):
+    def ours(x, scale, bias):
+        return branch_by_kernel(x, scale, bias, EPSILON, x.dtype, interpret=True)
+
+    assert_close(ours, branch(by_xla), 4352, 128, dtype, tolerance)
+
+
+def assert_close(ours, theirs, rows, channels, dtype, tolerance):
+    sides = (value_and_gradients(each, rows, channels, dtype) for each in (ours, theirs))
+    for got, wanted in zip(*sides, strict=True):
+        assert got.dtype == wanted.dtype and got.shape == wanted.shape
+        got, wanted = (each.astype(jnp.float32) for each in (got, wanted))
+        np.testing.assert_allclose(got, wanted, rtol=0, atol=tolerance * np.abs(wanted).max())
 
 
 def test_rows_of_a_step():

@@ -46,7 +46,8 @@ def assert_equal_programs(plain, looped):
 
 
 @pytest.mark.parametrize(
-    ("remat", "first_only", "packed"), [(False, False, False), (True, False, True), (True, True, False), (False, True, True)]
+    ("remat", "first_only", "packed"),
+    [("none", False, False), ("full", False, True), ("light", True, False), ("none", True, True)],
 )
 def test_bert(draw_params, remat, first_only, packed):
     x, mask = numbers(3, 6, 16), jnp.arange(6) < jnp.array([[6], [4], [3]])
@@ -60,11 +61,12 @@ def test_bert(draw_params, remat, first_only, packed):
 @pytest.mark.parametrize(
     ("make", "config", "shape", "remat"),
     [
-        (pvt.Stage, PVT, (2, 40, 33, 3), False),
-        (video_swin.Stage, SWIN, (2, 3, 5, 4, 8), True),
-        (resnet.Stage, RESNET, (2, 6, 5, 4), False),
+        (pvt.Stage, PVT, (2, 40, 33, 3), "light"),
+        (video_swin.Stage, SWIN, (2, 3, 5, 4, 8), "full"),
+        (video_swin.Stage, SWIN, (2, 3, 5, 4, 8), "light"),
+        (resnet.Stage, RESNET, (2, 6, 5, 4), "none"),
     ],
-    ids=["pvt", "video_swin", "resnet"],
+    ids=["pvt", "video_swin", "video_swin-light", "resnet"],
 )
 def test_stages_of_visual_encoders(draw_params, make, config, shape, remat):
     """Of Video Swin's five blocks four are in the loop, of ResNet's four all but the first."""
@@ -119,7 +121,7 @@ class Sum(nn.Module):
             return jnp.roll(total[0], 1).at[0].set(drawn), total[1] + rate
 
         names = [f"noise{index}" for index in range(looped)]
-        return run_loop(self, names, [add, add], (jnp.zeros(6), jnp.zeros(())), rates=self.rates, remat=False)
+        return run_loop(self, names, [add, add], (jnp.zeros(6), jnp.zeros(())), rates=self.rates, remat="none")
 
 
 def test_every_layer_draws_for_itself():

@@ -74,7 +74,7 @@ def test_remat_changes_nothing(draw_params):
         return step(params), step.trace(params).jaxpr
 
     plain, traced = gradient(TINY)
-    remat, retraced = gradient(dataclasses.replace(TINY, remat=(True, False, False, False)))
+    remat, retraced = gradient(dataclasses.replace(TINY, remat=("full", "none", "none", "none")))
     jax.tree.map(assert_close, remat, plain)
     assert "remat" in str(retraced) and "remat" not in str(traced)
 

@@ -17,7 +17,7 @@ TINY = ResNetConfig((2, 1, 1, 1), (4, 4, 4, 4), 4)
 def test_odd_sizes_and_remat(draw_params):
     video = jnp.asarray(np.random.default_rng(0).standard_normal((2, 1, 70, 45, 3)), jnp.float32)
     params = draw_params(ResNet(TINY), video, deterministic=True)
-    remat = dataclasses.replace(TINY, remat=(True,) * 4)
+    remat = dataclasses.replace(TINY, remat=("full",) * 4)
 
     def gradient(config):
         def loss(params):

@@ -54,7 +54,7 @@ def test_remat_and_drop_path(draw_params):
         params = draw_params(stage, x, True)
         return lambda seed: step(params, jax.random.key(seed))
 
-    plain, remat = gradient(TINY), gradient(dataclasses.replace(TINY, remat=(True, False, False, False)))
+    plain, remat = gradient(TINY), gradient(dataclasses.replace(TINY, remat=("full", "none", "none", "none")))
     jax.tree.map(assert_close, remat(1), plain(1))
     assert plain(1)[0] == plain(1)[0] != plain(2)[0]
 

@@ -77,7 +77,7 @@ def test_recomputed_blocks_keep_what_the_kernel_returned(scan, monkeypatch):
     """Its forward pass runs once a block, its backward pass once."""
     monkeypatch.setattr(backend, "kernels_for_tpu", lambda: True)
     config = video_swin.VideoSwinConfig(
-        embed_dim=64, depths=(4, 1, 1, 1), heads=(2, 2, 2, 2), window=(2, 3, 3), remat=(True,) * 4, scan=scan
+        embed_dim=64, depths=(4, 1, 1, 1), heads=(2, 2, 2, 2), window=(2, 3, 3), remat=("light",) * 4, scan=scan
     )
     stage, x = video_swin.Stage(config, 0, (0.0,) * 4, jnp.float32), jnp.ones((2, 2, 6, 6, 64))
     params = jax.eval_shape(lambda x: stage.init(jax.random.key(0), x, True), x)

@@ -19,7 +19,7 @@ def get_config(arg=None):
     config.clip.num_clips = 2
     config.model.dtype = "bfloat16"
     config.model.bert.layers = 2
-    config.model.bert.remat = True
+    config.model.bert.remat = "full"
     config.text.tokenizer = config.text.words = None
     config.optim.name = "adamw"
     return config
