@@ -3,8 +3,9 @@
     python tools/aot.py --config configs/pretrain/vst_webvid.py --topology v5e:16x16 --batch 4096 --json report.json
     python tools/aot.py --config configs/pretrain/vst_webvid.py --topology gpu:8 --export step.jaxexport
 
-Needs libtpu for TPUs (`pip install 'snp-jax[tpu-aot]'`), no TPU. Without --batch the largest batch is sought that fits. Text
-files that the config names may be absent. The exit status is 1, with a sentence, if the step does not fit or breaks a budget.
+Needs libtpu for TPUs (`pip install 'snp-jax[tpu-aot]'`), no TPU. Without --batch the largest batch is sought that fits, with
+--full the one that gives most examples a second. Text files that the config names may be absent. The exit status is 1, with a
+sentence, if the step does not fit or breaks a budget.
 Times are estimates. `gpu:<n>` lowers the step for n CUDA devices instead and writes it as a `jax.export` file.
 docs/scaling.md explains the report.
 """
@@ -24,7 +25,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=form, allow_abbrev=False)
     parser.add_argument("--config", required=True, help="configs/<experiment>.py; --config.key=value overrides a key")
     parser.add_argument("--topology", required=True, help="v5e:16x16, v5p:4x4x4, v5e-256, ... or gpu:8")
-    parser.add_argument("--batch", type=int, help="global batch (evaluation: rows of a pass); default: the largest that fits")
+    parser.add_argument("--batch", type=int, help="global batch (evaluation: rows of a pass); default: sought")
     parser.add_argument(
         "--step", choices=("train", "videos", "pairs"), default="train", help="training, or a pass of evaluation"
     )

@@ -1,4 +1,4 @@
-"""From a config and a topology to a report: the mesh, the batch (given, or the largest that fits), compilation."""
+"""From a config and a topology to a report: the mesh, the batch (given, or sought), compilation."""
 
 from __future__ import annotations
 
@@ -11,13 +11,14 @@ from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from snp_jax.aot.chips import Topology, topology_devices
-from snp_jax.aot.compiling import Compiled, TooLarge, compile_program
+from snp_jax.aot.compiling import Compiled, TooLarge, compile_program, is_quick
 from snp_jax.aot.program import Program, evaluation_program, train_program
 from snp_jax.aot.report import Report, make_report
 from snp_jax.train import build, sharding
 
 FIRST_PER_DEVICE = 128
-"""Where the search for the largest batch begins; it goes down, since what does not fit is refused in seconds."""
+"""Where the search for a batch begins; it goes down, since what does not fit is refused in seconds."""
+Attempt = tuple[Report, Compiled | TooLarge]
 
 
 def measure(
@@ -32,7 +33,8 @@ def measure(
     """Compiles a step of `config` for a slice.
 
     Args:
-        batch: global; None = the largest power of two a chip that fits. In evaluation: videos or pairs a pass.
+        batch: global; in evaluation videos or pairs a pass. None = the largest power of two a chip that fits, or, where
+            compilation is full and so the estimate the compiler's, the one below it that gives most examples a second.
         step: "train", "videos" or "pairs".
         say: told what is being compiled.
         keep: file for the program's text.
@@ -41,15 +43,42 @@ def measure(
         UserError: the config is wrong, the devices cannot share the batch, or not even one example a chip fits.
     """
     devices = topology_devices(topology)
+
+    def attempt(batch: int) -> Attempt:
+        return _attempt(config, topology, devices, batch, step, say)
+
     if batch is not None:
-        return _attempt(config, topology, devices, batch, step, say, keep)[0]
-    a_chip = FIRST_PER_DEVICE
-    while a_chip >= 1:
-        report, outcome = _attempt(config, topology, devices, a_chip * len(devices), step, say, keep)
-        if report["fits"]:
-            return report
-        a_chip = _smaller(a_chip, report)
+        report, outcome = attempt(batch)
+    else:
+        report, outcome = search(lambda a_chip: attempt(a_chip * len(devices)), by_time=not is_quick())
+    if keep is not None and isinstance(outcome, Compiled):
+        keep.write_text(outcome.text)
     return report
+
+
+def search(attempt: Callable[[int], Attempt], *, by_time: bool) -> Attempt:
+    """Tries examples a chip, from `FIRST_PER_DEVICE` down: the first that fits, or the last if none does.
+
+    Args:
+        by_time: goes on, by halves, as long as more examples a second come out.
+    """
+    tried = []
+
+    def noted(a_chip: int) -> Attempt:
+        found = attempt(a_chip)
+        tried.append({key: found[0].get(key) for key in ("global_batch", "fits", "examples_per_s", "mfu")})
+        return found
+
+    a_chip = FIRST_PER_DEVICE
+    best = noted(a_chip)
+    while not best[0]["fits"] and (a_chip := _smaller(a_chip, best[0])) >= 1:
+        best = noted(a_chip)
+    while by_time and best[0]["fits"] and (a_chip := a_chip // 2) >= 1:
+        smaller = noted(a_chip)
+        if smaller[0]["examples_per_s"] <= best[0]["examples_per_s"]:
+            break
+        best = smaller
+    return best[0] | {"tried": tried}, best[1]
 
 
 def _smaller(a_chip: int, report: Report) -> int:
@@ -60,15 +89,13 @@ def _smaller(a_chip: int, report: Report) -> int:
 
 
 def _attempt(
-    config: ConfigDict, topology: Topology, devices: Sequence[Any], batch: int, step: str, say: Callable[[str], None], keep
-) -> tuple[Report, Compiled | TooLarge]:
+    config: ConfigDict, topology: Topology, devices: Sequence[Any], batch: int, step: str, say: Callable[[str], None]
+) -> Attempt:
     config = with_batch(config, batch, step)
     mesh = topology_mesh(config, devices, batch, step)
     say(f"tracing and compiling: global batch {batch} on {topology.name} ...")
     program = make_program(config, mesh, "tpu", step)
     outcome = compile_program(program.traced)
-    if keep is not None and isinstance(outcome, Compiled):
-        keep.write_text(outcome.text)
     return make_report(program, outcome, topology), outcome
 
 

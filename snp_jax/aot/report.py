@@ -169,6 +169,8 @@ def format_report(report: Report) -> str:
             f"HBM      {memory['total']:.2f} of {memory['limit']:g} GiB (arguments {memory['arguments']:.2f}, temporaries "
             f"{memory['temp']:.2f}, output {memory['output']:.2f})"
         )
+    if "tried" in report:
+        lines.append("tried    " + ", ".join(f"{each['global_batch']} ({_outcome(each)})" for each in report["tried"]))
     again = report["recomputed_flops_per_device"] / report["flops_per_device"]
     lines.append(f"flops    {report['flops_per_device']:.3g} a device, {again:.0%} of them computed a second time")
     if "estimate" in report:
@@ -178,6 +180,10 @@ def format_report(report: Report) -> str:
     for budget in report["budgets"]:
         lines.append(f"budget   {budget['name']}: {budget['found_mib']:.1f} of {budget['limit_mib']:.1f} MiB")
     return "\n".join(lines)
+
+
+def _outcome(tried: dict[str, Any]) -> str:
+    return f"{tried['examples_per_s']:.0f} examples a second" if tried["fits"] else "does not fit"
 
 
 def _format_time(report: Report) -> list[str]:

@@ -10,7 +10,7 @@ from configs.toy import common as toy
 from snp_jax.aot import chips
 from snp_jax.aot.budgets import check_budgets
 from snp_jax.aot.collectives import Collective
-from snp_jax.aot.measure import _smaller, topology_mesh, with_batch
+from snp_jax.aot.measure import _smaller, search, topology_mesh, with_batch
 from snp_jax.aot.program import Program
 from snp_jax.errors import UserError
 from snp_jax.train.state import TrainState
@@ -53,6 +53,24 @@ def test_the_search_goes_down_as_far_as_memory_says():
     assert _smaller(128, report(None)) == 64
     assert _smaller(2, report(200.0)) == 1
     assert _smaller(1, report(20.0)) == 0
+
+
+@pytest.mark.parametrize(
+    ("by_time", "largest", "chosen", "tried"),
+    [(False, 64, 64, [128, 64]), (True, 64, 32, [128, 64, 32, 16]), (True, 16, 16, [128, 64, 32, 16, 8]), (True, 0, 1, None)],
+)
+def test_the_search_ends_at_what_fits_or_at_what_is_fastest(by_time, largest, chosen, tried):
+    """32 a chip give most examples a second."""
+
+    def attempt(a_chip):
+        memory = {"total": None, "limit": 16.0}
+        report = {"global_batch": a_chip, "fits": a_chip <= largest, "hbm_gib": memory, "examples_per_s": -abs(a_chip - 32)}
+        return report, f"program of {a_chip}"
+
+    report, outcome = search(attempt, by_time=by_time)
+    assert report["global_batch"] == chosen and outcome == f"program of {chosen}"
+    assert tried is None or [each["global_batch"] for each in report["tried"]] == tried
+    assert report["fits"] == (largest > 0)
 
 
 def test_only_slices_that_exist():
