@@ -122,7 +122,7 @@ class LayerNorm(nn.Module):
     branch: bool = False
 
     @nn.compact
-    def __call__(self, x: jax.Array) -> Any:
+    def __call__(self, x: jax.Array) -> jax.Array | tuple[jax.Array, jax.Array]:
         scale = self.param("scale", nn.initializers.ones, (x.shape[-1],))
         bias = self.param("bias", nn.initializers.zeros, (x.shape[-1],))
         if backend.kernels_for_tpu() and x.ndim == 2 and rows_of_step(*x.shape):
