@@ -33,7 +33,7 @@ PRETRAINED = {
 
 def pretraining(encoder: str) -> ConfigDict:
     """What the four pre-training recipes share: every objective of the paper, AdamW, warm-up, mixed precision."""
-    # Its four frames leave room; the others' frames have up to 768 pixels.
+    # Video Swin's one or four frames of 224 pixels leave room to keep more; the others' have up to 768.
     config = _published("pretrain", encoder, image_size=768, remat="light" if encoder == "vst" else "full")
     config.batch_size = 128
     config.model.dtype = "bfloat16"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from jax.sharding import Mesh
 from ml_collections import ConfigDict
@@ -17,8 +17,14 @@ from snp_jax.aot.report import Report, make_report
 from snp_jax.train import build, sharding
 
 FIRST_PER_DEVICE = 128
-"""Where the search for a batch begins; it goes down, since what does not fit is refused in seconds."""
-Attempt = tuple[Report, Compiled | TooLarge]
+"""Where the search for a batch begins; it goes down, since what does not fit is refused before most of the compiler's work."""
+
+
+class Attempt(NamedTuple):
+    """What came of one batch."""
+
+    report: Report
+    outcome: Compiled | TooLarge
 
 
 def measure(
@@ -66,19 +72,19 @@ def search(attempt: Callable[[int], Attempt], *, by_time: bool) -> Attempt:
 
     def noted(a_chip: int) -> Attempt:
         found = attempt(a_chip)
-        tried.append({key: found[0].get(key) for key in ("global_batch", "fits", "examples_per_s", "mfu")})
+        tried.append({key: found.report.get(key) for key in ("global_batch", "fits", "examples_per_s", "mfu")})
         return found
 
     a_chip = FIRST_PER_DEVICE
     best = noted(a_chip)
-    while not best[0]["fits"] and (a_chip := _smaller(a_chip, best[0])) >= 1:
+    while not best.report["fits"] and (a_chip := _smaller(a_chip, best.report)) >= 1:
         best = noted(a_chip)
-    while by_time and best[0]["fits"] and (a_chip := a_chip // 2) >= 1:
+    while by_time and best.report["fits"] and (a_chip := a_chip // 2) >= 1:
         smaller = noted(a_chip)
-        if smaller[0]["examples_per_s"] <= best[0]["examples_per_s"]:
+        if smaller.report["examples_per_s"] <= best.report["examples_per_s"]:
             break
         best = smaller
-    return best[0] | {"tried": tried}, best[1]
+    return Attempt(best.report | {"tried": tried}, best.outcome)
 
 
 def _smaller(a_chip: int, report: Report) -> int:
@@ -96,7 +102,7 @@ def _attempt(
     say(f"tracing and compiling: global batch {batch} on {topology.name} ...")
     program = make_program(config, mesh, "tpu", step)
     outcome = compile_program(program.traced)
-    return make_report(program, outcome, topology), outcome
+    return Attempt(make_report(program, outcome, topology), outcome)
 
 
 def make_program(config: ConfigDict, mesh: Mesh, platform: str, step: str) -> Program:

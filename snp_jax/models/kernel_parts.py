@@ -15,8 +15,6 @@ from jax.experimental import pallas as pl
 
 LANES = 128
 """Channels that a vector register of a TPU holds side by side; a step of a kernel's grid computes the heads in them."""
-
-
 ALIGNMENT = 16
 """Rows of bfloat16 that share a vector register: blocks of rows, and windows in them, start at multiples of it."""
 

@@ -186,6 +186,7 @@ class Block(nn.Module):
         x, y = LayerNorm(EPSILON, self.dtype, branch=True, name="norm2")(x)
         y = dense(MLP_RATIO * x.shape[-1], self.dtype, "fc1")(y)
         y = dense(x.shape[-1], self.dtype, "fc2")(gelu(y))
+        # A loop recomputes two blocks at a time: what comes out of the first goes into the second.
         return keep_sum(x + self._dropped(y, "drop_path2", deterministic))
 
     def _dropped(self, x: jax.Array, name: str, deterministic: bool) -> jax.Array:

@@ -10,7 +10,7 @@ from configs.toy import common as toy
 from snp_jax.aot import chips
 from snp_jax.aot.budgets import check_budgets
 from snp_jax.aot.collectives import Collective
-from snp_jax.aot.measure import _smaller, search, topology_mesh, with_batch
+from snp_jax.aot.measure import Attempt, _smaller, search, topology_mesh, with_batch
 from snp_jax.aot.program import Program
 from snp_jax.errors import UserError
 from snp_jax.train.state import TrainState
@@ -65,7 +65,7 @@ def test_the_search_ends_at_what_fits_or_at_what_is_fastest(by_time, largest, ch
     def attempt(a_chip):
         memory = {"total": None, "limit": 16.0}
         report = {"global_batch": a_chip, "fits": a_chip <= largest, "hbm_gib": memory, "examples_per_s": -abs(a_chip - 32)}
-        return report, f"program of {a_chip}"
+        return Attempt(report, f"program of {a_chip}")
 
     report, outcome = search(attempt, by_time=by_time)
     assert report["global_batch"] == chosen and outcome == f"program of {chosen}"

@@ -92,7 +92,7 @@ def test_what_fits():
 @pytest.mark.parametrize("first_only", [False, True])
 def test_the_encoder_computes_and_drops_the_same_with_the_kernel(scan, first_only, interpret_kernels):
     config = bert.BertConfig(
-        width=128, layers=3, heads=2, mlp_width=64, init_std=0.3, scan=scan, remat="light", attention_dropout=0.3
+        width=128, layers=3, heads=2, mlp_width=64, init_std=0.3, scan=scan, remat="full", attention_dropout=0.3
     )
     encoder, rng = bert.Encoder(config), np.random.default_rng(2)
     x = jnp.asarray(rng.standard_normal((16, 9, 128)), jnp.float32)
@@ -126,12 +126,13 @@ def test_no_kernel_where_importance_is_wanted(monkeypatch):
     np.testing.assert_allclose(importance, 1, rtol=1e-5)
 
 
+@pytest.mark.parametrize("remat", ["light", "full"])
 @pytest.mark.parametrize(("scan", "count"), [(False, 2), (True, 1)])
-def test_recomputed_layers_keep_what_the_kernel_returned(scan, count, monkeypatch):
+def test_recomputed_layers_keep_what_the_kernel_returned(scan, count, remat, monkeypatch):
     """Its forward pass runs once a layer, its backward pass once."""
     monkeypatch.setattr(backend, "kernels_for_tpu", lambda: True)
     x, mask = jnp.ones((16, 4, 128)), jnp.ones((16, 4), bool)
-    encoder = bert.Encoder(bert.BertConfig(width=128, layers=2, heads=2, mlp_width=64, scan=scan, remat="light"))
+    encoder = bert.Encoder(bert.BertConfig(width=128, layers=2, heads=2, mlp_width=64, scan=scan, remat=remat))
     params = jax.eval_shape(functools.partial(encoder.init, deterministic=True), KEY, x, mask)
     gradient = jax.grad(lambda params, x: encoder.apply(params, x, mask, deterministic=True)[0].sum(), (0, 1))
     program = str(jax.jit(gradient).trace(params, x).jaxpr)

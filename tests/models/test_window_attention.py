@@ -72,12 +72,13 @@ def test_only_on_one_device_of_a_tpu():
         assert not backend.kernels_for_tpu()  # here: the CPU
 
 
+@pytest.mark.parametrize("remat", ["light", "full"])
 @pytest.mark.parametrize("scan", [False, True])
-def test_recomputed_blocks_keep_what_the_kernel_returned(scan, monkeypatch):
+def test_recomputed_blocks_keep_what_the_kernel_returned(scan, remat, monkeypatch):
     """Its forward pass runs once a block, its backward pass once."""
     monkeypatch.setattr(backend, "kernels_for_tpu", lambda: True)
     config = video_swin.VideoSwinConfig(
-        embed_dim=64, depths=(4, 1, 1, 1), heads=(2, 2, 2, 2), window=(2, 3, 3), remat=("light",) * 4, scan=scan
+        embed_dim=64, depths=(4, 1, 1, 1), heads=(2, 2, 2, 2), window=(2, 3, 3), remat=(remat,) * 4, scan=scan
     )
     stage, x = video_swin.Stage(config, 0, (0.0,) * 4, jnp.float32), jnp.ones((2, 2, 6, 6, 64))
     params = jax.eval_shape(lambda x: stage.init(jax.random.key(0), x, True), x)
